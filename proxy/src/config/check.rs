@@ -1,0 +1,111 @@
+//! What TOML alone cannot say: names that must exist, values that must differ.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use super::Config;
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or a key or value is not known. The source shows the line.
+    #[error("{name}: {source}")]
+    Parse {
+        /// The file.
+        name: String,
+        /// The reason, with line and column.
+        source: Box<toml::de::Error>,
+    },
+    /// It contradicts itself.
+    #[error("{name}: {what}")]
+    Contradiction {
+        /// The file.
+        name: String,
+        /// What, and what to do.
+        what: String,
+    },
+}
+
+impl Config {
+    /// Checks what spans several settings.
+    pub(super) fn check(&self, name: &str) -> Result<(), ConfigError> {
+        self.contradiction().map_or(Ok(()), |what| Err(ConfigError::Contradiction { name: name.into(), what }))
+    }
+
+    fn contradiction(&self) -> Option<String> {
+        if self.listeners.is_empty() {
+            return Some("there is no [[listener]]; add one with bind = \"address:port\"".into());
+        }
+        if self.routes.is_empty() {
+            return Some("there is no [[route]]; add one with backend = \"name\"".into());
+        }
+        self.listeners_clash()
+            .or_else(|| self.backends_wrong())
+            .or_else(|| self.routes_wrong())
+            .or_else(|| self.limits_wrong())
+    }
+
+    fn listeners_clash(&self) -> Option<String> {
+        let mut seen = HashSet::new();
+        let admin = self.admin.iter().map(|admin| admin.listen);
+        self.listeners
+            .iter()
+            .map(|listener| listener.bind)
+            .chain(admin)
+            .find(|bind| bind.port() != 0 && !seen.insert(*bind))
+            .map(|bind| format!("{bind} is bound twice"))
+    }
+
+    fn backends_wrong(&self) -> Option<String> {
+        let mut seen = HashSet::new();
+        for backend in &self.backends {
+            if backend.servers.is_empty() {
+                return Some(format!("backend {:?} has no servers", backend.name));
+            }
+            if !seen.insert(&backend.name) {
+                return Some(format!("two backends are named {:?}", backend.name));
+            }
+        }
+        None
+    }
+
+    fn routes_wrong(&self) -> Option<String> {
+        let mut seen = HashSet::new();
+        for route in &self.routes {
+            if !self.backends.iter().any(|backend| backend.name == route.backend) {
+                return Some(format!("route {:?} names backend {:?}, which is not defined", route.path, route.backend));
+            }
+            if !route.path.starts_with('/') {
+                return Some(format!("route path {:?} does not begin with /", route.path));
+            }
+            if !seen.insert((route.host.as_deref().map(str::to_ascii_lowercase), &route.path)) {
+                return Some(format!("two routes serve host {:?} and path {:?}", route.host, route.path));
+            }
+        }
+        None
+    }
+
+    fn limits_wrong(&self) -> Option<String> {
+        if self.limits.head_bytes < 8192 {
+            return Some("limits.head_bytes is below 8192, the smallest that the HTTP library takes".into());
+        }
+        if self.limits.head_bytes > 64 * 1024 {
+            return Some("limits.head_bytes is above 65536, the most that one hand-over message holds".into());
+        }
+        if self.limits.header_count == 0 {
+            return Some("limits.header_count is 0, which refuses every request".into());
+        }
+        if self.relay.backlog_limit < 64 * 1024 {
+            return Some("relay.backlog_limit is below 65536, less than one segment on loopback".into());
+        }
+        None
+    }
+}

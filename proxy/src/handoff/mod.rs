@@ -1,0 +1,230 @@
+//! The messages between gate and keeper, and nothing else.
+//!
+//! They cross one `SOCK_SEQPACKET` socket pair, each message in one packet, file descriptors beside it
+//! (SCM_RIGHTS). The keeper trusts nothing in what the gate sends: indices are checked, texts are bounded, and a
+//! message that cannot be understood closes its descriptors.
+
+use std::net::SocketAddr;
+
+use proxy_common::layout::PairCounters;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+
+pub mod stats;
+pub mod wire;
+
+/// The file descriptor under which a gate finds its end of the socket pair.
+pub const GATE_FD: i32 = 3;
+
+/// The most that one message holds, in bytes: below the default limit of 212,992 on a Unix socket's buffer, with
+/// room for what either side sent behind its handshake, twice.
+pub const MAX_MESSAGE: usize = 160 * 1024;
+
+/// The most bytes that may be handed over per direction with a pair: two of them fit a message.
+pub const MAX_LEFTOVER: usize = 72 * 1024;
+
+/// What carries an established pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// The kernel: a verdict program redirects between both sockets.
+    Sockmap,
+    /// Userspace copies.
+    Copy,
+}
+
+impl Engine {
+    /// All, in the order of preference.
+    pub const ALL: [Self; 2] = [Self::Sockmap, Self::Copy];
+
+    /// The value of the `engine` label and of `relay=` in `Proxy-WebSocket-Status`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Sockmap => "sockmap",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+/// Why a pair is not in the best engine there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhyNot {
+    /// The setting `relay.engine` says so.
+    Configured,
+    /// The process lacks CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON.
+    NoPrivilege,
+    /// The kernel refused the program or a map.
+    KernelRefused,
+    /// The kernel has no BTF at /sys/kernel/btf/vmlinux.
+    NoBtf,
+    /// A trial pair did not carry its bytes.
+    TrialFailed,
+    /// One side speaks TLS, and its keys are in userspace.
+    TlsInUserspace,
+    /// The kernel refused this pair's sockets.
+    InsertFailed,
+}
+
+impl WhyNot {
+    /// The word in metrics and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Configured => "configured",
+            Self::NoPrivilege => "no-privilege",
+            Self::KernelRefused => "kernel-refused",
+            Self::NoBtf => "no-btf",
+            Self::TrialFailed => "trial-failed",
+            Self::TlsInUserspace => "tls-in-userspace",
+            Self::InsertFailed => "insert-failed",
+        }
+    }
+}
+
+/// The name of one connection, the same in logs, headers, metrics and the admin API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ConnId(pub u64);
+
+impl std::fmt::Display for ConnId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What is known of a pair beside its sockets. Indices are into the configuration's lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its name.
+    pub id: ConnId,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// Which listener took it.
+    pub listener: u16,
+    /// Which route admitted it.
+    pub route: u16,
+    /// Which backend.
+    pub backend: u16,
+    /// Which of the backend's servers.
+    pub server: u16,
+    /// When the client's connection was accepted: milliseconds since the Unix epoch.
+    pub accepted_ms: u64,
+}
+
+/// A pair whose handshakes are done on both sides, both sockets plain TCP. Two descriptors go with it: the client's
+/// socket, then the backend's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPair {
+    /// What is known of it.
+    pub facts: Facts,
+    /// What the client sent behind its request head: the first bytes for the backend. At most [`MAX_LEFTOVER`].
+    pub to_backend: Vec<u8>,
+    /// What the backend sent behind its response head: the first bytes for the client. At most [`MAX_LEFTOVER`].
+    pub to_client: Vec<u8>,
+}
+
+/// From the keeper to the gate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToGate {
+    /// The first message. One descriptor: the shared [`stats`].
+    Hello(Box<Hello>),
+    /// A listening socket: one descriptor. With TLS two more: the certificate's and the key's PEM files, open for
+    /// reading.
+    Listener {
+        /// Its index in the configuration.
+        index: u16,
+        /// Whether the two PEM files are there.
+        tls: bool,
+    },
+    /// The admin listening socket: one descriptor.
+    Admin,
+    /// Everything has been sent: begin.
+    Start,
+    /// This many pairs of the keeper have ended since the last such message.
+    Closed {
+        /// How many.
+        count: u32,
+    },
+    /// The answer to [`ToKeeper::Snapshot`]. One descriptor: a memfd with a postcard-encoded [`Snapshot`].
+    Snapshot {
+        /// The number from the request.
+        request: u64,
+    },
+}
+
+/// What a new gate must know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// The whole configuration.
+    pub config: Config,
+    /// The engine that plain pairs get.
+    pub engine: Engine,
+    /// Why it is not `sockmap`, if it is not.
+    pub why_not: Option<WhyNot>,
+    /// How many pairs the keeper can hold.
+    pub capacity: u32,
+    /// How many it holds now, from earlier gates.
+    pub live: u32,
+}
+
+/// From the gate to the keeper.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToKeeper {
+    /// The gate is listening.
+    Ready,
+    /// Take over this pair. Two descriptors.
+    Pair(Box<NewPair>),
+    /// The gate itself carries a pair (TLS in userspace), with its counters in this slot of the shared [`stats`].
+    CarriedOpen {
+        /// The slot.
+        slot: u32,
+        /// What is known of it.
+        facts: Facts,
+    },
+    /// A pair that the gate carried has ended.
+    CarriedClosed {
+        /// The slot.
+        slot: u32,
+    },
+    /// Send a [`ToGate::Snapshot`].
+    Snapshot {
+        /// Comes back with the answer.
+        request: u64,
+    },
+}
+
+/// Everything that the admin listener shows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Every live pair.
+    pub pairs: Vec<PairRow>,
+    /// What the pairs that have ended had counted, by [`Engine`] in the order of [`Engine::ALL`].
+    pub ended: [PairCounters; 2],
+    /// Ended pairs by reason: the reason's label and how many.
+    pub ends: Vec<(String, u64)>,
+    /// Close frames of ended and live pairs: direction index, status code, and how many.
+    pub close_codes: Vec<(u32, u32, u64)>,
+    /// Moves of directions from kernel to user mode because the receiver was congested, ended pairs included.
+    pub flips: u64,
+    /// Gates started, the first included.
+    pub gate_starts: u64,
+    /// CLOCK_MONOTONIC_COARSE when this was made, in nanoseconds.
+    pub now_ns: u64,
+}
+
+/// One live pair.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PairRow {
+    /// What is known of it.
+    pub facts: Facts,
+    /// What carries it now.
+    pub engine: Engine,
+    /// Why nothing better.
+    pub why_not: Option<WhyNot>,
+    /// Its counters.
+    pub counters: PairCounters,
+    /// Per direction: whether userspace carries it at this moment.
+    pub user_mode: [bool; 2],
+}

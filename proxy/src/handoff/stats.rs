@@ -1,0 +1,76 @@
+//! Counters that outlive a gate: a memfd of the keeper's that every gate maps.
+//!
+//! The gate counts in it; the keeper reads it and believes nothing but that they are numbers.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use proxy_common::layout::PairCounters;
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::sys::mapped::{MappedArray, Slot};
+
+/// How many handshake results can be told apart: [`Stats::count_handshake`].
+pub const RESULTS: usize = 64;
+
+/// How many pairs a gate can carry itself: half the usual hard limit of 20,000 open files, two files each.
+pub const CARRIED: u32 = 10_000;
+
+/// The counters' place: one page of handshake results, then the carried pairs' counters.
+const PAGE: u64 = 4096;
+
+/// The mapped counters.
+pub struct Stats {
+    handshakes: MappedArray<u64>,
+    carried: MappedArray<PairCounters>,
+}
+
+impl Stats {
+    /// Makes the memfd and maps it.
+    ///
+    /// # Errors
+    /// Memory or file descriptors are short.
+    pub fn create() -> io::Result<(OwnedFd, Self)> {
+        let file = rustix::fs::memfd_create("sluice-stats", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let bytes = PAGE + u64::from(CARRIED) * size_of::<PairCounters>() as u64;
+        rustix::fs::ftruncate(&file, bytes.next_multiple_of(PAGE))?;
+        // A gate that shrank the file would kill the keeper with SIGBUS at its next read.
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let stats = Self::open(&file)?;
+        Ok((file, stats))
+    }
+
+    /// Maps the memfd that [`Stats::create`] made.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    pub fn open(file: impl AsFd) -> io::Result<Self> {
+        Ok(Self {
+            handshakes: MappedArray::map(&file, 0, RESULTS)?,
+            carried: MappedArray::map(&file, PAGE, CARRIED as usize)?,
+        })
+    }
+
+    /// Counts one handshake with this result (an index below [`RESULTS`]).
+    pub fn count_handshake(&self, result: usize) {
+        self.handshakes.atomic(result as u32, 0).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All handshakes by result.
+    #[must_use]
+    pub fn handshakes(&self) -> [u64; RESULTS] {
+        std::array::from_fn(|result| self.handshakes.read(result as u32))
+    }
+
+    /// The counters of a carried pair.
+    #[must_use]
+    pub fn carried(&self, slot: u32) -> PairCounters {
+        self.carried.read(slot)
+    }
+
+    /// Changes the counters of a carried pair.
+    pub fn update_carried(&self, slot: &mut Slot, change: impl FnOnce(&mut PairCounters)) {
+        self.carried.update(slot, change);
+    }
+}

@@ -1,0 +1,95 @@
+//! Packets with file descriptors over the socket pair.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::MAX_MESSAGE;
+
+/// The most descriptors that go with one message.
+const MAX_FDS: usize = 4;
+
+/// A message and the descriptors that came with it.
+#[derive(Debug)]
+pub struct Packet<M> {
+    /// The message.
+    pub message: M,
+    /// Its descriptors, in the order in which they were sent. All are close-on-exec.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// What came of a [`receive`].
+#[derive(Debug)]
+pub enum Received<M> {
+    /// A packet.
+    Packet(Packet<M>),
+    /// Bytes that are no message, or cut; their descriptors are closed.
+    Garbage,
+    /// The other side is gone.
+    Closed,
+}
+
+/// Makes the socket pair, both ends non-blocking and close-on-exec.
+///
+/// # Errors
+/// File descriptors are short.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    Ok((ours, theirs))
+}
+
+/// Sends one message with its descriptors, whole or not at all.
+///
+/// # Errors
+/// `WouldBlock` when the other side's queue is full; `BrokenPipe` when it is gone; `InvalidInput` when the message
+/// is longer than [`MAX_MESSAGE`].
+pub fn send<M: Serialize>(socket: impl AsFd, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(message).map_err(io::Error::other)?;
+    if bytes.len() > MAX_MESSAGE || fds.len() > MAX_FDS {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too long for one packet"));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one packet"));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    Ok(())
+}
+
+/// Receives one message. `buffer` is scratch space; [`MAX_MESSAGE`] bytes suffice.
+///
+/// # Errors
+/// `WouldBlock` when there is none; whatever else `recvmsg` says.
+pub fn receive<M: DeserializeOwned>(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received<M>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let fds: Vec<OwnedFd> = control
+        .drain()
+        .filter_map(|message| if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None })
+        .flatten()
+        .collect();
+    if got.bytes == 0 {
+        return Ok(Received::Closed);
+    }
+    // A cut packet has lost bytes or descriptors: what is left of it means something else.
+    let cut = got.flags.intersects(rustix::net::ReturnFlags::TRUNC | rustix::net::ReturnFlags::CTRUNC);
+    match buffer.get(..got.bytes).map(postcard::from_bytes) {
+        Some(Ok(message)) if !cut => Ok(Received::Packet(Packet { message, fds })),
+        _ => Ok(Received::Garbage),
+    }
+}

@@ -1,0 +1,1 @@
+//! Socket options and queries that no safe library offers.
