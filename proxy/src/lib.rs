@@ -3,5 +3,6 @@
 //! Rooms, and who may look into whom: `app → {gate, keeper, observe} → handoff, config, kernel, sys → proxy-common`.
 
 pub mod config;
+pub mod echo;
 pub mod handoff;
 pub mod sys;
