@@ -49,9 +49,8 @@ pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<In
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(ended) = connections.join_next() => match ended {
-                Ok(Err(error)) => tracing::debug!(%error, "echo connection failed"),
-                Ok(Ok(())) | Err(_) => {}
+            Some(ended) = connections.join_next() => if let Ok(Err(error)) = ended {
+                tracing::debug!(%error, "echo connection failed");
             },
         }
     }
