@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,6 +34,7 @@ pub struct Setup {
     more: String,
     wrapper: Vec<String>,
     program: Option<PathBuf>,
+    keys_for_everybody: bool,
 }
 
 impl Setup {
@@ -90,6 +92,13 @@ impl Setup {
         self
     }
 
+    /// With a private key that every user may read.
+    #[must_use]
+    pub fn keys_for_everybody(mut self) -> Self {
+        self.keys_for_everybody = true;
+        self
+    }
+
     fn toml(&self, [ws, wss, admin]: [SocketAddr; 3]) -> String {
         let servers: Vec<String> = self.servers.iter().map(|server| format!("{:?}", server.to_string())).collect();
         let default_route = "[[route]]\npath = \"/\"\nbackend = \"app\"\n";
@@ -116,6 +125,8 @@ pub struct Sluice {
     pub admin: SocketAddr,
     /// The process that was started.
     pub program: Program,
+    /// The PEM file of its certificate.
+    pub certificate: PathBuf,
     /// The settings of clients that trust its certificate.
     pub tls: Arc<ClientConfig>,
     _folder: Folder,
@@ -141,6 +152,10 @@ impl Sluice {
     fn attempt(setup: &Setup) -> anyhow::Result<Result<Self, String>> {
         let folder = Folder::make()?;
         let certificate = Certificate::make(folder.path())?;
+        if !setup.keys_for_everybody {
+            // The keeper must be able to read it; the gate's user need not.
+            std::fs::set_permissions(&certificate.key, std::fs::Permissions::from_mode(0o600))?;
+        }
         let addresses = free_addresses()?;
         let config = folder.path().join("sluice.toml");
         std::fs::write(&config, setup.toml(addresses))?;
@@ -156,7 +171,8 @@ impl Sluice {
         if !ready {
             return Ok(Err(program.log()));
         }
-        Ok(Ok(Self { ws, wss, admin, program, tls: certificate.client()?, _folder: folder }))
+        let tls = certificate.client()?;
+        Ok(Ok(Self { ws, wss, admin, program, certificate: certificate.certificate, tls, _folder: folder }))
     }
 
     /// The address of the listener for this way.
