@@ -3,5 +3,7 @@
 //! Rooms, and who may look into whom: `app → {gate, keeper, observe} → handoff, config, kernel, sys → proxy-common`.
 
 pub mod config;
+pub mod gate;
 pub mod handoff;
+pub mod observe;
 pub mod sys;
