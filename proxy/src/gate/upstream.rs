@@ -98,7 +98,7 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>, limits: &Li
         return switched(response, connection).await.map(Answer::Switch);
     }
     let left = limits.response_body;
-    Ok(Answer::Other(response.map(|body| Bounded { body, connection: Some(Box::new(connection)), left, cut: false })))
+    Ok(Answer::Other(response.map(|body| Bounded { body, connection: Some(Box::new(connection)), left, cut: Cut::No })))
 }
 
 async fn switched(response: Response<Incoming>, mut connection: Connection) -> Result<Switched, Refusal> {
@@ -125,7 +125,16 @@ pub(super) struct Bounded {
     /// Until it has ended.
     connection: Option<Box<Connection>>,
     left: usize,
-    cut: bool,
+    cut: Cut,
+}
+
+/// How far the cutting of a body is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    No,
+    /// What fits has been given; hyper must have a chance to flush it.
+    Flush,
+    Yes,
 }
 
 impl Body for Bounded {
@@ -134,9 +143,17 @@ impl Body for Bounded {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
-        if this.cut {
+        match this.cut {
+            Cut::No => {}
+            Cut::Flush => {
+                this.cut = Cut::Yes;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             // An error, so that the client sees a message without its end instead of a shorter one.
-            return Poll::Ready(Some(Err(io::Error::other("the backend's body is longer than limits.response_body"))));
+            Cut::Yes => {
+                return Poll::Ready(Some(Err(io::Error::other("the body is longer than limits.response_body"))));
+            }
         }
         if this.connection.as_mut().is_some_and(|connection| connection.poll_without_shutdown(cx).is_ready()) {
             this.connection = None;
@@ -146,14 +163,16 @@ impl Body for Bounded {
             // Trailers end at this hop: Trailer, which announces them, is not passed on either.
             return Poll::Ready(None);
         };
-        this.cut = data.len() > this.left;
-        data.truncate(this.left);
+        if data.len() > this.left {
+            this.cut = Cut::Flush;
+            data.truncate(this.left);
+        }
         this.left -= data.len();
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.cut && self.body.is_end_stream()
+        self.cut == Cut::No && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -94,7 +94,7 @@ async fn live<S: Transport>(gate: &Arc<Gate>, up: Up<S>) {
         Stopped::Refused(exchange, refusal, _permit) => {
             answer(exchange, exchange::whole(refusal.answer(note.id))).await;
         }
-        Stopped::Answered(exchange, response, _permit) => answer(exchange, response).await,
+        Stopped::Answered(exchange, response, _permit) => answer(exchange, *response).await,
     }
 }
 

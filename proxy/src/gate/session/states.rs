@@ -124,7 +124,7 @@ pub(super) enum Stopped<S: Transport> {
     /// Refused.
     Refused(Exchange<S>, Refusal, Permit),
     /// The backend's own answer goes to the client.
-    Answered(Exchange<S>, Response<AnswerBody>, Permit),
+    Answered(Exchange<S>, Box<Response<AnswerBody>>, Permit),
 }
 
 impl<S: Transport> Stopped<S> {
@@ -201,7 +201,7 @@ impl<S: Transport> Dialled<S> {
         });
         match switched {
             Ok(Ok((backend, place))) => Ok(Upgraded { visit, exchange, way, server: self.server, backend, place }),
-            Ok(Err(response)) => Err(Stopped::Answered(exchange, pass_on(response, visit.id), visit.permit)),
+            Ok(Err(response)) => Err(Stopped::Answered(exchange, Box::new(pass_on(response, visit.id)), visit.permit)),
             Err(refusal) => Err(Stopped::Refused(exchange, refusal, visit.permit)),
         }
     }
