@@ -4,5 +4,7 @@
 
 pub mod config;
 pub mod echo;
+pub mod gate;
 pub mod handoff;
+pub mod observe;
 pub mod sys;

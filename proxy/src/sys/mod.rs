@@ -2,3 +2,4 @@
 
 pub mod mapped;
 pub mod socket;
+pub mod watch;

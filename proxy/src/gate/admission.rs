@@ -1,0 +1,105 @@
+//! How many connections there may be.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{Resource, getrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections.
+const RESERVE: u64 = 64;
+
+/// Counts connections: those of this gate, which cost it files, and all, which cost the keeper slots.
+pub(super) struct Admission {
+    /// Connections in any state, those that the keeper holds included.
+    all: Arc<Semaphore>,
+    /// Connections that this gate holds.
+    here: Arc<Semaphore>,
+    /// Pairs from earlier gates beyond the limit: their ends make no room yet.
+    over: Mutex<usize>,
+}
+
+/// The right of one connection to exist. Dropped, it makes room for another.
+pub(super) struct Permit {
+    all: OwnedSemaphorePermit,
+    _here: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    /// The keeper has the pair now: this gate has room again, the whole has not until the keeper says so.
+    pub(super) fn hand_over(self) {
+        self.all.forget();
+    }
+}
+
+impl Admission {
+    /// `most` connections at one time, of which `live` exist already, and `here` in this process.
+    pub(super) fn new(most: usize, live: usize, here: usize) -> Self {
+        let free = most.saturating_sub(live).min(Semaphore::MAX_PERMITS);
+        Self {
+            all: Arc::new(Semaphore::new(free)),
+            here: Arc::new(Semaphore::new(here.max(1))),
+            over: Mutex::new(live.saturating_sub(most)),
+        }
+    }
+
+    /// Waits until there is room. Cancel safe.
+    pub(super) async fn permit(&self) -> Option<Permit> {
+        // The semaphores are never closed.
+        let here = self.here.clone().acquire_owned().await.ok()?;
+        let all = self.all.clone().acquire_owned().await.ok()?;
+        Some(Permit { all, _here: here })
+    }
+
+    /// So many pairs of the keeper have ended.
+    pub(super) fn closed(&self, count: usize) {
+        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        let paid = count.min(*over);
+        *over -= paid;
+        self.all.add_permits(count - paid);
+    }
+}
+
+/// How many connections, of two files each, the limit on open files lets this process hold.
+pub(super) fn room_for_files() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files.saturating_sub(RESERVE) / 2).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn room(admission: &Admission) -> usize {
+        admission.all.available_permits()
+    }
+
+    #[tokio::test]
+    async fn a_handed_over_pair_makes_room_when_the_keeper_says_so() {
+        let admission = Admission::new(2, 0, 5);
+        let permit = admission.permit().await.unwrap();
+        assert_eq!(room(&admission), 1);
+        permit.hand_over();
+        assert_eq!((room(&admission), admission.here.available_permits()), (1, 5));
+        admission.closed(1);
+        assert_eq!(room(&admission), 2);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_permit_makes_room_at_once() {
+        let admission = Admission::new(1, 0, 1);
+        drop(admission.permit().await.unwrap());
+        assert_eq!(room(&admission), 1);
+    }
+
+    #[test]
+    fn pairs_beyond_the_limit_must_end_first() {
+        let admission = Admission::new(2, 5, 9);
+        assert_eq!(room(&admission), 0);
+        admission.closed(2);
+        assert_eq!(room(&admission), 0);
+        admission.closed(2);
+        assert_eq!(room(&admission), 1);
+    }
+}

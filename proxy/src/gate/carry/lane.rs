@@ -1,0 +1,190 @@
+//! One direction of a carried pair.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use proxy_common::layout::Direction;
+use proxy_common::scan::Scanner;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::handoff::stats::Stats;
+use crate::sys::mapped::Slot;
+
+/// Bytes read at a time, and so the most that one direction keeps: four full TLS records (RFC 8446 §5.1).
+const SCRATCH: usize = 64 * 1024;
+
+/// Bytes that one pair moves before others have their turn: four reads.
+const BUDGET: usize = 4 * SCRATCH;
+
+thread_local! {
+    /// Where all pairs of a thread read into: no pair is read while another one is.
+    static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
+}
+
+/// What a pair may still move in this turn.
+pub(super) struct Budget(usize);
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self(BUDGET)
+    }
+
+    /// Whether anything has been moved.
+    pub(super) fn moved(&self) -> bool {
+        self.0 < BUDGET
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    /// Bytes may come.
+    Open,
+    /// The source has ended: what is kept goes out, then the end.
+    Ending,
+    /// The end is out.
+    Ended,
+    /// The receiver failed. What the source still sends has nowhere to go; the other direction says when it is over.
+    Broken,
+}
+
+/// One direction: what is kept of it, and where its frames stand.
+pub(super) struct Lane {
+    scanner: Scanner,
+    /// What the receiver has not taken; empty, and without memory, while nothing is kept.
+    kept: Vec<u8>,
+    /// How much of `kept` is out.
+    written: usize,
+    direction: Direction,
+    state: State,
+    /// Bytes are in the TLS session that are not in the socket.
+    unflushed: bool,
+}
+
+impl Lane {
+    pub(super) fn new(direction: Direction) -> Self {
+        Self { scanner: Scanner::START, kept: Vec::new(), written: 0, direction, state: State::Open, unflushed: false }
+    }
+
+    /// Puts bytes in front that were read before the pair was carried.
+    pub(super) fn preload(&mut self, bytes: Vec<u8>, stats: &Stats, slot: &mut Slot) {
+        if !bytes.is_empty() {
+            self.count(&bytes, stats, slot);
+            self.kept = bytes;
+        }
+    }
+
+    /// Sends the end of the stream although the source has not ended.
+    pub(super) fn finish(&mut self) {
+        if matches!(self.state, State::Open) {
+            self.state = State::Ending;
+        }
+    }
+
+    /// Whether the receiver failed.
+    pub(super) fn broken(&self) -> bool {
+        matches!(self.state, State::Broken)
+    }
+
+    /// Moves what can be moved; ready when the end of the stream is out, or the receiver has failed.
+    ///
+    /// # Errors
+    /// The source failed: RST, or bytes that are no TLS. All that had come before is in the receiver's socket.
+    pub(super) fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut R,
+        receiver: &mut W,
+        stats: &Stats,
+        slot: &mut Slot,
+        budget: &mut Budget,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if let Err(error) = ready!(self.poll_out(cx, receiver)) {
+                tracing::debug!(slot = slot.index(), direction = self.direction.label(), %error, "the receiver failed");
+                self.state = State::Broken;
+            }
+            if !matches!(self.state, State::Open) {
+                return Poll::Ready(Ok(()));
+            }
+            if budget.0 == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            ready!(self.poll_in(cx, source, receiver, stats, slot, budget))?;
+        }
+    }
+
+    /// Writes and flushes what is kept, and the end of the stream behind it.
+    fn poll_out<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, receiver: &mut W) -> Poll<io::Result<()>> {
+        if matches!(self.state, State::Ended | State::Broken) {
+            return Poll::Ready(Ok(()));
+        }
+        while let Some(rest) = self.kept.get(self.written..).filter(|rest| !rest.is_empty()) {
+            let written = ready!(Pin::new(&mut *receiver).poll_write(cx, rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += written;
+            self.unflushed = true;
+        }
+        (self.kept, self.written) = (Vec::new(), 0);
+        if self.unflushed {
+            ready!(Pin::new(&mut *receiver).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        if matches!(self.state, State::Ending) {
+            ready!(Pin::new(receiver).poll_shutdown(cx))?;
+            self.state = State::Ended;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, and writes on what the receiver takes at once.
+    fn poll_in<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut R,
+        receiver: &mut W,
+        stats: &Stats,
+        slot: &mut Slot,
+        budget: &mut Budget,
+    ) -> Poll<io::Result<()>> {
+        SPACE.with_borrow_mut(|space| {
+            let mut buffer = ReadBuf::new(space);
+            match ready!(Pin::new(source).poll_read(cx, &mut buffer)) {
+                // A FIN without close_notify: what a FIN is on a plain connection. Frames have their own lengths and
+                // their own Close, so a truncation by a third party is seen one layer up.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                other => other?,
+            }
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                self.state = State::Ending;
+                return Poll::Ready(Ok(()));
+            }
+            budget.0 = budget.0.saturating_sub(bytes.len());
+            self.count(bytes, stats, slot);
+            // What it does not take, or fails on, is the next `poll_out`'s matter.
+            let written = match Pin::new(receiver).poll_write(cx, bytes) {
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(_)) | Poll::Pending => 0,
+            };
+            self.unflushed = true;
+            self.kept = bytes.get(written..).unwrap_or_default().to_vec();
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    fn count(&mut self, bytes: &[u8], stats: &Stats, slot: &mut Slot) {
+        let now = clock_gettime(ClockId::MonotonicCoarse);
+        let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        stats.update_carried(slot, |counters| {
+            let counters = &mut counters.dirs[self.direction as usize];
+            self.scanner.feed(bytes, counters);
+            counters.last_activity_ns = now_ns;
+        });
+    }
+}

@@ -1,0 +1,18 @@
+//! The WebSocket handshake, judged: heads in, verdicts out. No socket, no clock.
+//!
+//! * [`Opening`]: what a client's request says, once RFC 6455 §4.2.1 has found nothing wrong with it.
+//! * [`forward`]: which headers pass, and which are ours.
+//! * [`check_switch`]: what a backend's 101 is worth (RFC 6455 §4.1, the client's part).
+
+mod answer;
+pub(super) mod forward;
+mod grammar;
+mod path;
+mod request;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) use answer::check_switch;
+pub(super) use path::PlainPath;
+pub(super) use request::{Caller, Opening, Scheme};

@@ -1,0 +1,107 @@
+//! Paths as routes see them.
+
+/// A path in the one form that two servers cannot read differently: percent-encoded bytes decoded, repeated slashes
+/// as one. Only routes are chosen by it; what goes to the backend is what the client sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gate) struct PlainPath(Vec<u8>);
+
+impl PlainPath {
+    /// Reads a path that begins with `/`.
+    ///
+    /// `None` if it does not, if its percent-encoding is broken, or if it has a segment `.` or `..` in any spelling:
+    /// browsers never send one, and a backend that resolves it would serve another path than the one that the
+    /// route was chosen by.
+    pub(in crate::gate) fn read(path: &str) -> Option<Self> {
+        let decoded = decode(path)?;
+        if decoded.first() != Some(&b'/') || decoded.split(|b| b"/\\".contains(b)).any(is_dots) {
+            return None;
+        }
+        let mut plain = decoded;
+        plain.dedup_by(|b, before| *b == b'/' && *before == b'/');
+        Some(Self(plain))
+    }
+
+    /// Whether this path is `prefix` or lies below it, cut at `/`.
+    pub(in crate::gate) fn is_below(&self, prefix: &Self) -> bool {
+        let Some(rest) = self.0.strip_prefix(prefix.0.as_slice()) else { return false };
+        rest.is_empty() || prefix.0.ends_with(b"/") || rest.starts_with(b"/")
+    }
+
+    /// How specific a prefix is, in bytes.
+    pub(in crate::gate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// `.` or `..`, with or without what some servers take for a parameter (`..;x`).
+fn is_dots(segment: &[u8]) -> bool {
+    let name = segment.split(|b| *b == b';').next().unwrap_or_default();
+    name == b"." || name == b".."
+}
+
+fn decode(path: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(if byte == b'%' { hex(bytes.next()?)? << 4 | hex(bytes.next()?)? } else { byte });
+    }
+    Some(decoded)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|value| value as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn below(path: &str, prefix: &str) -> bool {
+        PlainPath::read(path).unwrap().is_below(&PlainPath::read(prefix).unwrap())
+    }
+
+    #[test]
+    fn prefixes_are_cut_at_slashes() {
+        assert!(below("/chat", "/chat"));
+        assert!(below("/chat/x", "/chat"));
+        assert!(below("/chat/x", "/chat/"));
+        assert!(below("/anything", "/"));
+        assert!(!below("/chatter", "/chat"));
+        assert!(!below("/chat", "/chat/"));
+        assert!(!below("/", "/chat"));
+    }
+
+    #[test]
+    fn other_spellings_of_a_path_take_the_same_route() {
+        assert!(below("//chat/x", "/chat"));
+        assert!(below("/%63hat", "/chat"));
+        assert!(below("/chat%2Fx", "/chat"));
+    }
+
+    #[test]
+    fn ways_up_are_refused_in_every_spelling() {
+        let spellings =
+            ["/a/../b", "/a/%2e%2E/b", "/..", "/.", "/a/..%2fb", "/a\\..\\b", "/a/..;x/b", "/a/%2e", "/a%5c..%5cb"];
+        for path in spellings {
+            assert_eq!(PlainPath::read(path), None, "{path}");
+        }
+        for path in ["", "a", "*", "/%", "/%4", "/%zz"] {
+            assert_eq!(PlainPath::read(path), None, "{path}");
+        }
+        assert!(PlainPath::read("/a...b/..c").is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn everything_is_below_the_root(path in "[ -~]{0,40}") {
+            if let Some(plain) = PlainPath::read(&format!("/{path}")) {
+                prop_assert!(plain.is_below(&PlainPath::read("/").unwrap()));
+                prop_assert!(plain.is_below(&plain));
+            }
+        }
+    }
+}

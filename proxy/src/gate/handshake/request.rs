@@ -1,0 +1,174 @@
+//! What a client's opening handshake must be (RFC 6455 §4.2.1).
+
+use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{Method, Version};
+
+use super::path::PlainPath;
+use super::{forward, grammar};
+use crate::config::{Origin, split_authority, split_origin};
+use crate::gate::refusal::Refusal;
+
+/// Padding is part of RFC 4648 §4; bits behind the last byte do not change what it decodes to, so they may be set.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::RequireCanonical)
+        .with_decode_allow_trailing_bits(true),
+);
+
+/// What the listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gate) enum Scheme {
+    /// ws://
+    Plain,
+    /// wss://
+    Tls,
+}
+
+impl Scheme {
+    /// The scheme of an Origin that is the same, and the value of X-Forwarded-Proto.
+    pub(in crate::gate) const fn http(self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            Self::Tls => "https",
+        }
+    }
+}
+
+/// What the Origin header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gate) enum Caller {
+    /// There is none: a program, not a browser.
+    None,
+    /// `null` (RFC 6454 §7.1), or something that is no origin.
+    Opaque,
+    /// An origin.
+    Origin(Origin),
+}
+
+/// A request that is a WebSocket handshake: only [`Opening::check`] makes one.
+#[derive(Clone, Debug)]
+pub(in crate::gate) struct Opening {
+    /// Sec-WebSocket-Key as it was sent.
+    pub(in crate::gate) key: HeaderValue,
+    /// The subprotocols offered.
+    pub(in crate::gate) protocols: Vec<String>,
+    /// The names of the extensions offered.
+    pub(in crate::gate) extensions: Vec<String>,
+    /// The Host's name, in lower case, without its port.
+    pub(in crate::gate) host: String,
+    /// The origin that pages of this very server have.
+    pub(in crate::gate) own_origin: Origin,
+    /// The page that the client belongs to.
+    pub(in crate::gate) caller: Caller,
+    /// The path, for the route.
+    pub(in crate::gate) path: PlainPath,
+    /// The headers that Connection names, in lower case: they end here.
+    pub(in crate::gate) hop_by_hop: Vec<String>,
+}
+
+impl Opening {
+    /// Judges a request head.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it. What makes it no HTTP/1.1 request is looked at before what makes it no
+    /// WebSocket handshake, so that a plain HTTP client reads 426, not a complaint about a missing key.
+    pub(in crate::gate) fn check(head: &Parts, scheme: Scheme) -> Result<Self, Refusal> {
+        let headers = &head.headers;
+        if head.version != Version::HTTP_11 {
+            return Err(Refusal::HttpVersion);
+        }
+        if head.method != Method::GET {
+            return Err(Refusal::Method);
+        }
+        let (host, own_origin) = host(head, scheme)?;
+        let path = PlainPath::read(head.uri.path()).ok_or(Refusal::Path)?;
+        no_body(headers)?;
+        if !grammar::names(headers, UPGRADE, "websocket") {
+            return Err(Refusal::NotWebSocket);
+        }
+        let connection = grammar::tokens(headers, CONNECTION).ok_or(Refusal::Connection)?;
+        if !connection.iter().any(|token| token.eq_ignore_ascii_case("upgrade")) {
+            return Err(Refusal::Connection);
+        }
+        let hop_by_hop = forward::named_hop_by_hop(&connection);
+        version(headers)?;
+        Ok(Self {
+            key: key(headers)?,
+            protocols: protocols(headers)?,
+            extensions: extensions(headers)?,
+            caller: caller(headers)?,
+            host,
+            own_origin,
+            path,
+            hop_by_hop,
+        })
+    }
+}
+
+/// Exactly one Host, and none other in the target (RFC 9112 §3.2.2 lets the target win; two that differ are how
+/// requests are smuggled past a check, so they are refused).
+fn host(head: &Parts, scheme: Scheme) -> Result<(String, Origin), Refusal> {
+    let value = grammar::only(&head.headers, HOST).map_err(|_| Refusal::Host)?;
+    let text = value.to_str().map_err(|_| Refusal::Host)?;
+    let (name, _) = split_authority(text).map_err(|_| Refusal::Host)?;
+    let other = head.uri.authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(text));
+    if other {
+        return Err(Refusal::Host);
+    }
+    let own = split_origin(&format!("{}://{text}", scheme.http())).map_err(|_| Refusal::Host)?;
+    Ok((name.strip_suffix('.').map(String::from).unwrap_or(name), own))
+}
+
+fn no_body(headers: &HeaderMap) -> Result<(), Refusal> {
+    let empty = |value: &HeaderValue| value.as_bytes() == b"0";
+    if headers.contains_key(TRANSFER_ENCODING) || !headers.get_all(CONTENT_LENGTH).iter().all(empty) {
+        return Err(Refusal::Body);
+    }
+    Ok(())
+}
+
+fn version(headers: &HeaderMap) -> Result<(), Refusal> {
+    let value = grammar::only(headers, SEC_WEBSOCKET_VERSION).map_err(|_| Refusal::VersionMissing)?;
+    if value.as_bytes() == b"13" { Ok(()) } else { Err(Refusal::Version) }
+}
+
+fn key(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+    let value = grammar::only(headers, SEC_WEBSOCKET_KEY).map_err(|_| Refusal::Key)?;
+    let decoded = BASE64.decode(value.as_bytes()).map_err(|_| Refusal::Key)?;
+    if decoded.len() == 16 { Ok(value.clone()) } else { Err(Refusal::Key) }
+}
+
+fn protocols(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
+    let offered = grammar::tokens(headers, SEC_WEBSOCKET_PROTOCOL).ok_or(Refusal::Subprotocol)?;
+    let empty = offered.is_empty() && headers.contains_key(SEC_WEBSOCKET_PROTOCOL);
+    let repeated = offered.iter().enumerate().any(|(at, token)| offered.iter().take(at).any(|other| other == token));
+    if empty || repeated { Err(Refusal::Subprotocol) } else { Ok(owned(&offered)) }
+}
+
+fn extensions(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
+    let offered = grammar::extensions(headers, SEC_WEBSOCKET_EXTENSIONS).ok_or(Refusal::Extension)?;
+    let empty = offered.is_empty() && headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
+    if empty { Err(Refusal::Extension) } else { Ok(owned(&offered)) }
+}
+
+fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
+    match grammar::only(headers, ORIGIN) {
+        Err(0) => Ok(Caller::None),
+        Err(_) => Err(Refusal::Origins),
+        Ok(value) => {
+            let origin = value.to_str().ok().and_then(|text| split_origin(text).ok());
+            Ok(origin.map_or(Caller::Opaque, Caller::Origin))
+        }
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}

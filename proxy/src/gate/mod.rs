@@ -1,0 +1,195 @@
+//! The gate: reads what strangers wrote, and holds no privilege.
+//!
+//! It accepts, speaks TLS, judges the WebSocket handshake, finds and asks a backend, and hands the finished pair to
+//! the keeper. What it carries itself (TLS whose keys are in userspace) ends with it; nothing else does.
+
+mod admission;
+mod balance;
+mod boot;
+mod carry;
+mod control;
+mod exchange;
+mod handover;
+mod handshake;
+mod linger;
+mod listen;
+mod policy;
+mod refusal;
+mod session;
+mod slots;
+mod tls;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context as _;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use self::admission::Admission;
+use self::balance::RoundRobin;
+use self::boot::Equipment;
+use self::control::{Control, Receiver};
+use self::listen::Port;
+use self::policy::Routes;
+use self::refusal::{Outcome, Refusal};
+use self::session::Note;
+use self::slots::Slots;
+use crate::config::Config;
+use crate::handoff::stats::{CARRIED, Stats};
+use crate::handoff::{ConnId, Engine, ToGate, ToKeeper};
+use crate::observe::{self, Admin, Snapshots};
+
+/// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
+const WORKERS: usize = 2;
+
+/// What all connections share.
+struct Gate {
+    config: Config,
+    /// What the keeper gives plain pairs.
+    engine: Engine,
+    routes: Routes,
+    /// By the index of the backend.
+    turns: Vec<RoundRobin>,
+    stats: Arc<Stats>,
+    control: Arc<Control>,
+    slots: Slots,
+    admission: Admission,
+    last_id: AtomicU64,
+}
+
+/// Runs a gate until the keeper closes its end of `control`.
+///
+/// The caller has named the process, dropped its privileges and installed a tracing subscriber.
+///
+/// # Errors
+/// The keeper sent what this gate cannot use (a certificate, for one), or the system is out of something at start.
+/// What strangers do is never an error of the gate's.
+pub fn run(control: OwnedFd) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("sluice-gate")
+        .enable_all()
+        .build()
+        .context("cannot start the gate's threads")?;
+    let served = runtime.block_on(async {
+        // The keeper decides when the gate ends; a Ctrl-C goes to both.
+        let ignored = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        let served = serve(control).await;
+        drop(ignored);
+        served
+    });
+    runtime.shutdown_background();
+    served
+}
+
+/// The gate inside its runtime.
+async fn serve(control: OwnedFd) -> anyhow::Result<()> {
+    let control = Arc::new(Control::new(control).context("cannot watch the control socket")?);
+    let mut receiver = Receiver::new(&control);
+    let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
+    let Equipment { hello, stats, listeners, admin } = equipment;
+    let admission = {
+        let limit = match hello.config.limits.connections {
+            0 => hello.capacity,
+            most => most.min(hello.capacity),
+        };
+        Admission::new(limit as usize, hello.live as usize, admission::room_for_files())
+    };
+    let gate = Arc::new(Gate {
+        routes: Routes::new(&hello.config)?,
+        turns: hello.config.backends.iter().map(|backend| RoundRobin::new(backend.servers.len())).collect(),
+        engine: hello.engine,
+        stats: Arc::new(stats),
+        control: control.clone(),
+        slots: Slots::new(CARRIED),
+        admission,
+        // A random start: ids differ over restarts, so that logs can be joined on them.
+        last_id: AtomicU64::new(rand::random()),
+        config: hello.config,
+    });
+    // Dropped with this function, which ends them.
+    let mut tasks = JoinSet::new();
+    for listening in listeners {
+        let port = Port::new(listening.index, listening.socket, listening.tls).context("cannot watch a listener")?;
+        tasks.spawn(port.serve(gate.clone()));
+    }
+    let (snapshots, requests) = Snapshots::new();
+    tasks.spawn(ask_for_snapshots(control.clone(), requests));
+    if let Some(socket) = admin {
+        let admin = Admin::new(snapshots.clone(), gate.stats.clone(), refusal::labels(), gate.config.clone());
+        tasks.spawn(observe::serve(TcpListener::from(socket), admin));
+    }
+    control.send(&ToKeeper::Ready, &[]).await.context("cannot tell the keeper that the gate is ready")?;
+    tracing::debug!("the gate is ready");
+    listen_to_keeper(&mut receiver, &gate, &snapshots).await
+}
+
+async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Gate, snapshots: &Snapshots) -> anyhow::Result<()> {
+    while let Some(packet) = receiver.next().await? {
+        match packet.message {
+            ToGate::Closed { count } => gate.admission.closed(count as usize),
+            ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
+            other => tracing::warn!(?other, "the keeper sent what a running gate does not expect"),
+        }
+    }
+    tracing::debug!("the keeper has closed the control socket: the gate ends");
+    Ok(())
+}
+
+async fn ask_for_snapshots(control: Arc<Control>, mut requests: mpsc::UnboundedReceiver<u64>) {
+    while let Some(request) = requests.recv().await {
+        if let Err(error) = control.send(&ToKeeper::Snapshot { request }, &[]).await {
+            tracing::warn!(%error, "cannot ask the keeper for a snapshot");
+        }
+    }
+}
+
+impl Gate {
+    fn next_id(&self) -> ConnId {
+        ConnId(self.last_id.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
+    }
+
+    /// Counts and logs how a handshake ended.
+    fn conclude(&self, note: &Note, outcome: Outcome) {
+        self.stats.count_handshake(outcome.index());
+        let (conn, client, listener) = (note.id, note.client, note.listener);
+        match outcome {
+            Outcome::Refused(refusal) => {
+                let status = refusal.status();
+                let (status, reason, why) = (status.as_u16(), refusal.reason(), refusal.text());
+                tracing::info!(%conn, %client, listener, status, reason, why, "refused");
+            }
+            other => tracing::debug!(%conn, %client, listener, outcome = ?other, "handshake over"),
+        }
+    }
+
+    /// Connects to a server of a backend: the next in turn, and the others as long as dials fail.
+    ///
+    /// # Errors
+    /// What the last dial said.
+    async fn dial(&self, backend: u16, id: ConnId) -> Result<(u16, TcpStream), Refusal> {
+        let index = usize::from(backend);
+        let (Some(turns), Some(configured)) = (self.turns.get(index), self.config.backends.get(index)) else {
+            return Err(Refusal::Internal);
+        };
+        let mut failure = Refusal::BackendUnreachable;
+        for server in turns.turn() {
+            let Some(address) = configured.servers.get(server) else { continue };
+            match upstream::dial(*address, self.config.timeouts.dial).await {
+                Ok(stream) => return Ok((server as u16, stream)),
+                Err(refusal) => failure = refusal,
+            }
+            tracing::debug!(conn = %id, backend = configured.name, server = %address, why = failure.reason(), "dial failed");
+        }
+        Err(failure)
+    }
+}

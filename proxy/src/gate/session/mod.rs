@@ -1,0 +1,135 @@
+//! One connection, from accept to its pair or its refusal.
+//!
+//! [`states`] has a type for every state; this file runs through them and deals with every way out.
+
+mod states;
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+
+pub(super) use states::{Accepted, Note, Quiesced, Visit};
+use states::{Stopped, Up};
+
+use super::exchange::{self, AnswerBody, Exchange};
+use super::handshake::Scheme;
+use super::refusal::{Outcome, Refusal};
+use super::tls::{self, NoSession, Secured};
+use super::{Gate, linger};
+use crate::handoff::{ConnId, Engine};
+
+/// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
+/// client that reads one slower than this is holding a slot.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a client's connection is made of, as far as its handshake and its relay differ by it.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
+    /// What it is called.
+    const SCHEME: Scheme;
+
+    /// What the relay needs and may not be there: taken before the client is told that it is upgraded.
+    type Place: Send;
+
+    /// Takes a place.
+    ///
+    /// # Errors
+    /// There is none.
+    fn place(gate: &Arc<Gate>) -> Result<Self::Place, Refusal>;
+
+    /// What will carry the pair.
+    fn engine(gate: &Gate) -> Engine;
+
+    /// Gives the pair to what carries it. When this returns, nothing of the pair is left here.
+    ///
+    /// # Errors
+    /// The keeper is gone, or the sockets are: the pair is closed.
+    fn relay(pair: Quiesced<Self>, place: Self::Place, gate: &Arc<Gate>)
+    -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// Takes a connection through all its states.
+pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcceptor>) {
+    let visit = &accepted.visit;
+    tracing::debug!(conn = %visit.id, client = %visit.client, listener = visit.listener, "accepted");
+    let Some(acceptor) = tls else {
+        let up = Up { visit: accepted.visit, stream: accepted.stream };
+        return live(&gate, up).await;
+    };
+    if let Some(up) = secure(&gate, accepted, &acceptor).await {
+        live(&gate, up).await;
+    }
+}
+
+async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<Up<Secured>> {
+    let Accepted { visit, stream } = accepted;
+    let late = || NoSession::Failed(io::ErrorKind::TimedOut.into());
+    let session = tokio::time::timeout_at(visit.head_by, tls::accept(stream, acceptor)).await;
+    match session.unwrap_or_else(|_| Err(late())) {
+        Ok(stream) => return Some(Up { visit, stream }),
+        Err(NoSession::Gone) => gate.conclude(&visit.note(), Outcome::ClientGone),
+        Err(NoSession::Failed(error)) => {
+            tracing::debug!(conn = %visit.id, %error, "no TLS session");
+            gate.conclude(&visit.note(), Outcome::TlsFailed);
+        }
+        Err(NoSession::Refused(stream, refusal)) => {
+            gate.conclude(&visit.note(), Outcome::Refused(refusal));
+            answer_unread(stream, refusal, visit.id).await;
+        }
+    }
+    None
+}
+
+async fn live<S: Transport>(gate: &Arc<Gate>, up: Up<S>) {
+    // The permit travels on with the pair; what the log needs of the visit stays.
+    let note = up.visit.note();
+    let Err(stopped) = steps(gate, up).await else { return gate.conclude(&note, Outcome::Upgraded) };
+    gate.conclude(&note, stopped.outcome());
+    match stopped {
+        Stopped::Gone | Stopped::Lost(_) => {}
+        Stopped::Unread(stream, refusal, _permit) => answer_unread(stream, refusal, note.id).await,
+        Stopped::Refused(exchange, refusal, _permit) => {
+            answer(exchange, exchange::whole(refusal.answer(note.id))).await;
+        }
+        Stopped::Answered(exchange, response, _permit) => answer(exchange, *response).await,
+    }
+}
+
+async fn steps<S: Transport>(gate: &Arc<Gate>, up: Up<S>) -> Result<(), Stopped<S>> {
+    let admitted = up.read_head(gate).await?.admit(gate)?;
+    admitted.dial(gate).await?.upgrade(gate).await?.quiesce(gate).await?.relay(gate).await
+}
+
+async fn answer<S: Transport>(exchange: Exchange<S>, response: http::Response<AnswerBody>) {
+    if let Ok(finished) = exchange.answer(response, Instant::now() + ANSWER_PATIENCE).await {
+        linger::close(finished.io).await;
+    }
+}
+
+async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal: Refusal, id: ConnId) {
+    let bytes = refusal.answer_bytes(id);
+    let write = async {
+        stream.write_all(&bytes).await?;
+        stream.flush().await
+    };
+    if matches!(timeout(ANSWER_PATIENCE, write).await, Ok(Ok(()))) {
+        linger::close(stream).await;
+    }
+}
+
+/// The socket options of a pair's connections: dead peers are found by what the kernel does.
+///
+/// # Errors
+/// The connection is gone.
+pub(super) fn watch_for_death(stream: &TcpStream, relay: &crate::config::Relay) -> io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    // Probes follow each other faster than the user timeout, which decides in the end (tcp(7), TCP_USER_TIMEOUT).
+    let interval = (relay.user_timeout / 4).clamp(Duration::from_secs(1), relay.keepalive.max(Duration::from_secs(1)));
+    let keepalive =
+        socket2::TcpKeepalive::new().with_time(relay.keepalive.max(Duration::from_secs(1))).with_interval(interval);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(relay.user_timeout))
+}

@@ -1,0 +1,229 @@
+//! What the tests stand on: a gate, its keeper, backends and clients.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::handoff::stats::Stats;
+use crate::handoff::wire::{self, Received};
+use crate::handoff::{Engine, Hello, MAX_MESSAGE, NewPair, ToGate, ToKeeper};
+use crate::sys::watch::watch;
+
+/// The key of RFC 6455 §1.3 and what it is answered with.
+pub(super) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(super) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// What no test should ever wait for.
+pub(super) const NEVER: Duration = Duration::from_secs(20);
+
+/// A gate that runs in this process, and the keeper's end of its control socket.
+pub(super) struct Bench {
+    socket: AsyncFd<OwnedFd>,
+    buffer: Vec<u8>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) ports: Vec<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+    gate: JoinHandle<anyhow::Result<()>>,
+}
+
+/// How to start one.
+pub(super) struct Setup {
+    pub(super) config: String,
+    pub(super) capacity: u32,
+    pub(super) live: u32,
+    /// By listener: the PEM files, if it speaks TLS.
+    pub(super) tls: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Setup {
+    /// One plain listener, one route for everything, and these servers. `more` is TOML at the top level.
+    pub(super) fn plain(servers: &[SocketAddr], more: &str) -> Self {
+        Self { config: config(servers, "", more), capacity: 100, live: 0, tls: None }
+    }
+
+    /// As [`Setup::plain`], with TLS.
+    pub(super) fn tls(servers: &[SocketAddr], more: &str, certificate: OwnedFd, key: OwnedFd) -> Self {
+        let tls = "tls = { certificate = \"cert.pem\", key = \"key.pem\" }";
+        Self { config: config(servers, tls, more), capacity: 100, live: 0, tls: Some((certificate, key)) }
+    }
+
+    pub(super) async fn start(self) -> Bench {
+        let config = Config::parse(&self.config, "test").unwrap();
+        let (ours, theirs) = wire::pair().unwrap();
+        let (memory, stats) = Stats::create().unwrap();
+        let gate = tokio::spawn(super::super::serve(theirs));
+        let socket = watch(ours, Interest::READABLE | Interest::WRITABLE).unwrap();
+        let mut bench = Bench {
+            socket,
+            buffer: vec![0; MAX_MESSAGE],
+            stats: Arc::new(stats),
+            ports: Vec::new(),
+            admin: None,
+            gate,
+        };
+        let hello = Hello {
+            config: config.clone(),
+            engine: Engine::Sockmap,
+            why_not: None,
+            capacity: self.capacity,
+            live: self.live,
+        };
+        bench.send(&ToGate::Hello(Box::new(hello)), &[memory.as_fd()]).await;
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        bench.ports.push(listener.local_addr().unwrap());
+        let mut fds = vec![listener.as_fd()];
+        fds.extend(self.tls.iter().flat_map(|(certificate, key)| [certificate.as_fd(), key.as_fd()]));
+        bench.send(&ToGate::Listener { index: 0, tls: self.tls.is_some() }, &fds).await;
+        if config.admin.is_some() {
+            let listener = StdListener::bind("127.0.0.1:0").unwrap();
+            bench.admin = Some(listener.local_addr().unwrap());
+            bench.send(&ToGate::Admin, &[listener.as_fd()]).await;
+        }
+        bench.send(&ToGate::Start, &[]).await;
+        bench
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(super) async fn ready(self) -> Bench {
+        let mut bench = self.start().await;
+        assert!(matches!(bench.next().await.0, ToKeeper::Ready));
+        bench
+    }
+}
+
+fn config(servers: &[SocketAddr], listener: &str, more: &str) -> String {
+    let servers: Vec<String> = servers.iter().map(|server| format!("\"{server}\"")).collect();
+    let servers = servers.join(", ");
+    let route = if more.contains("[[route]]") { "" } else { "[[route]]\nbackend = \"app\"\n" };
+    format!(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n{listener}\n{route}[[backend]]\nname = \"app\"\nservers = [{servers}]\n{more}"
+    )
+}
+
+impl Bench {
+    pub(super) async fn send(&self, message: &ToGate, fds: &[BorrowedFd<'_>]) {
+        self.socket.async_io(Interest::WRITABLE, |socket| wire::send(socket, message, fds)).await.unwrap();
+    }
+
+    /// The next message of the gate's.
+    pub(super) async fn next(&mut self) -> (ToKeeper, Vec<OwnedFd>) {
+        let buffer = &mut self.buffer;
+        let receive = self.socket.async_io(Interest::READABLE, |socket| wire::receive(socket, buffer));
+        match timeout(NEVER, receive).await.expect("the gate says nothing").unwrap() {
+            Received::Packet(packet) => (packet.message, packet.fds),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next message, which must be a pair: what is known of it, the client's and the backend's socket.
+    pub(super) async fn pair(&mut self) -> (NewPair, TcpStream, TcpStream) {
+        let (message, fds) = self.next().await;
+        let ToKeeper::Pair(pair) = message else { panic!("{message:?}") };
+        let mut sockets = fds.into_iter().map(|fd| TcpStream::from_std(std::net::TcpStream::from(fd)).unwrap());
+        (*pair, sockets.next().unwrap(), sockets.next().unwrap())
+    }
+
+    /// A client's connection to the listener.
+    pub(super) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.ports[0]).await.unwrap()
+    }
+
+    /// Sends bytes and reads the whole answer up to the end of the stream.
+    pub(super) async fn ask(&self, request: &str) -> String {
+        let mut client = self.connect().await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        read_all(&mut client).await
+    }
+
+    /// Closes the control socket and waits for the gate's end.
+    pub(super) async fn end(self) -> anyhow::Result<()> {
+        drop(self.socket);
+        timeout(NEVER, self.gate).await.expect("the gate does not end").unwrap()
+    }
+
+    /// The gate's end, while the keeper stays.
+    pub(super) async fn failure(self) -> anyhow::Error {
+        timeout(NEVER, self.gate).await.expect("the gate does not end").unwrap().unwrap_err()
+    }
+
+    /// Waits until so many handshakes have ended in the given way.
+    pub(super) async fn counted(&self, outcome: super::super::refusal::Outcome, count: u64) {
+        let stats = &self.stats;
+        until(move || stats.handshakes()[outcome.index()] == count).await;
+    }
+}
+
+/// Waits for a condition.
+pub(super) async fn until(mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(NEVER, wait).await.expect("the condition never holds");
+}
+
+/// Reads to the end of the stream.
+pub(super) async fn read_all(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut bytes = Vec::new();
+    timeout(NEVER, stream.read_to_end(&mut bytes)).await.expect("the stream does not end").unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Reads exactly so many bytes.
+pub(super) async fn read_exact(stream: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    timeout(NEVER, stream.read_exact(&mut bytes)).await.expect("the bytes do not come").unwrap();
+    bytes
+}
+
+/// Reads a head up to its empty line, and not a byte further.
+pub(super) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.extend(read_exact(stream, 1).await);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// A client's handshake. `more` are header lines, each with its line end.
+pub(super) fn handshake(path: &str, more: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: app.test\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+         Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"
+    )
+}
+
+/// A backend's 101 for [`KEY`].
+pub(super) fn switching(more: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n{more}\r\n"
+    )
+}
+
+/// A backend server: its address and its listener.
+pub(super) async fn backend() -> (SocketAddr, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (listener.local_addr().unwrap(), listener)
+}
+
+/// The next connection of a backend, its request head read.
+pub(super) async fn asked(listener: &TcpListener) -> (TcpStream, String) {
+    let (mut stream, _) = timeout(NEVER, listener.accept()).await.expect("nobody dials").unwrap();
+    let head = read_head(&mut stream).await;
+    (stream, head)
+}
+
+/// An address that refuses connections: it was bound a moment ago.
+pub(super) async fn nobody() -> SocketAddr {
+    backend().await.0
+}

@@ -1,0 +1,117 @@
+//! Time and size.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::bench::{Setup, asked, backend, handshake, nobody, read_all, switching};
+use crate::gate::refusal::{Outcome, Refusal};
+
+fn is(answer: &str, refusal: Refusal) -> bool {
+    answer.starts_with(&format!("HTTP/1.1 {} ", refusal.status().as_str()))
+        && answer.contains(&format!("reason={};", refusal.reason()))
+}
+
+#[tokio::test]
+async fn a_slow_head_is_answered_and_the_slot_comes_back() {
+    let (server, listener) = backend().await;
+    let mut setup = Setup::plain(&[server], "[timeouts]\nhead = \"150ms\"\n");
+    setup.capacity = 1;
+    let bench = setup.ready().await;
+    let mut slow = bench.connect().await;
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX: ").await.unwrap();
+    let answer = read_all(&mut slow).await;
+    assert!(is(&answer, Refusal::HeadTimeout), "{answer}");
+    drop(slow);
+    // The only slot is free again.
+    let mut next = bench.connect().await;
+    next.write_all(handshake("/", "").as_bytes()).await.unwrap();
+    asked(&listener).await;
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_closed() {
+    let bench = Setup::plain(&[nobody().await], "[timeouts]\nhead = \"100ms\"\n").ready().await;
+    let answer = bench.ask("").await;
+    assert!(is(&answer, Refusal::HeadTimeout), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_only_connects_is_no_refusal() {
+    let bench = Setup::plain(&[nobody().await], "").ready().await;
+    drop(bench.connect().await);
+    bench.counted(Outcome::ClientGone, 1).await;
+}
+
+#[tokio::test]
+async fn heads_beyond_the_limits() {
+    let bench = Setup::plain(&[nobody().await], "[limits]\nhead_bytes = 8192\nheader_count = 12\n").ready().await;
+    let long = bench.ask(&handshake("/", &format!("X: {}\r\n", "x".repeat(9000)))).await;
+    assert!(is(&long, Refusal::HeadTooLarge), "{long}");
+    let many = bench.ask(&handshake("/", &"X: 1\r\n".repeat(20))).await;
+    assert!(is(&many, Refusal::HeadTooLarge), "{many}");
+    let line = bench.ask(&handshake(&format!("/{}", "x".repeat(9000)), "")).await;
+    assert!(is(&line, Refusal::UriTooLong), "{line}");
+    let fits = bench.ask(&handshake("/", &format!("X: {}\r\n", "x".repeat(7000)))).await;
+    assert!(is(&fits, Refusal::BackendRefused), "{fits}");
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_answer() {
+    let (server, listener) = backend().await;
+    let bench = Setup::plain(&[server], "[timeouts]\nresponse = \"150ms\"\n").ready().await;
+    let silent = tokio::spawn(async move {
+        let (mut stream, _) = asked(&listener).await;
+        read_all(&mut stream).await
+    });
+    let answer = bench.ask(&handshake("/", "")).await;
+    assert!(is(&answer, Refusal::ResponseTimeout), "{answer}");
+    silent.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backend_head_beyond_the_limits() {
+    let (server, listener) = backend().await;
+    let bench = Setup::plain(&[server], "[limits]\nhead_bytes = 8192\n").ready().await;
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = asked(&listener).await;
+        // The gate may close before all of it is written.
+        let _ = stream.write_all(switching(&format!("X: {}\r\n", "x".repeat(20_000))).as_bytes()).await;
+    });
+    let answer = bench.ask(&handshake("/", "")).await;
+    assert!(is(&answer, Refusal::BackendHeadTooLarge), "{answer}");
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dial_that_nobody_answers_times_out() {
+    // A listener whose backlog is full answers no SYN.
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    full.listen(0).unwrap();
+    let server = full.local_addr().unwrap().as_socket().unwrap();
+    let mut fillers = Vec::new();
+    while let Ok(Ok(filler)) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(server)).await {
+        fillers.push(filler);
+    }
+    let bench = Setup::plain(&[server], "[timeouts]\ndial = \"100ms\"\n").ready().await;
+    let answer = bench.ask(&handshake("/", "")).await;
+    assert!(is(&answer, Refusal::BackendTimeout), "{answer}");
+}
+
+#[tokio::test]
+async fn the_whole_handshake_has_an_end() {
+    let (server, listener) = backend().await;
+    let bench = Setup::plain(&[server], "[timeouts]\nhandshake = \"200ms\"\n").ready().await;
+    let silent = tokio::spawn(async move { asked(&listener).await });
+    let answer = bench.ask(&handshake("/", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    drop(silent.await.unwrap());
+}
+
+#[tokio::test]
+async fn the_gate_ends_with_its_keeper() {
+    let bench = Setup::plain(&[nobody().await], "").ready().await;
+    bench.end().await.unwrap();
+}

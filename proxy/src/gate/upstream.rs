@@ -1,0 +1,181 @@
+//! The gate's side towards a backend server: dial, ask, read the answer's head.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, response};
+use http_body_util::Empty;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::refusal::Refusal;
+use crate::config::Limits;
+
+type Connection = http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>;
+
+/// What a backend says to a handshake.
+pub(super) enum Answer {
+    /// 101: not yet checked.
+    Switch(Switched),
+    /// Anything else, with its body as it comes.
+    Other(Response<Bounded>),
+}
+
+/// A backend that has answered 101.
+pub(super) struct Switched {
+    /// The head.
+    pub(super) head: response::Parts,
+    /// The connection.
+    pub(super) io: TcpStream,
+    /// What the backend sent behind its head.
+    pub(super) read_ahead: Bytes,
+}
+
+/// Connects to one server.
+///
+/// # Errors
+/// What it would mean if this was the last server to try.
+pub(super) async fn dial(server: SocketAddr, patience: Duration) -> Result<TcpStream, Refusal> {
+    let connected = timeout(patience, TcpStream::connect(server)).await.map_err(|_| Refusal::BackendTimeout)?;
+    connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)).map_err(|error| unreached(&error))
+}
+
+fn unreached(error: &io::Error) -> Refusal {
+    use io::ErrorKind::{AddrNotAvailable, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut};
+    match (error.kind(), error.raw_os_error()) {
+        (_, Some(libc::EMFILE | libc::ENFILE)) | (AddrNotAvailable, _) => Refusal::Full,
+        (HostUnreachable | NetworkUnreachable, _) => Refusal::BackendUnreachable,
+        (TimedOut, _) => Refusal::BackendTimeout,
+        (ConnectionReset, _) => Refusal::BackendClosed,
+        _ => Refusal::BackendRefused,
+    }
+}
+
+/// Sends the request and reads the head of the answer. Once the request may have been written nothing is tried
+/// again elsewhere: the backend may have acted on it.
+///
+/// # Errors
+/// The backend closed, was late, or sent something that is no HTTP head within the limits.
+pub(super) async fn ask(
+    stream: TcpStream,
+    request: Request<Empty<Bytes>>,
+    limits: &Limits,
+    deadline: Instant,
+) -> Result<Answer, Refusal> {
+    timeout_at(deadline, exchange(stream, request, limits)).await.map_err(|_| Refusal::ResponseTimeout)?
+}
+
+async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Refusal> {
+    let (mut sender, mut connection) = http1::Builder::new()
+        .max_headers(limits.header_count)
+        .max_header_size(limits.head_bytes)
+        .max_buf_size(limits.head_bytes)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
+    let response = {
+        let mut answer = pin!(sender.send_request(request));
+        let mut closed = false;
+        poll_fn(|cx| {
+            closed = closed || connection.poll_without_shutdown(cx).is_ready();
+            match answer.as_mut().poll(cx) {
+                // hyper answers every request before it ends; should it not, nobody waits for it.
+                Poll::Pending if closed => Poll::Ready(Err(Refusal::BackendClosed)),
+                other => other.map_err(|error| broken(&error)),
+            }
+        })
+        .await?
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return switched(response, connection).await.map(Answer::Switch);
+    }
+    let left = limits.response_body;
+    Ok(Answer::Other(response.map(|body| Bounded { body, connection: Some(Box::new(connection)), left, cut: Cut::No })))
+}
+
+async fn switched(response: Response<Incoming>, mut connection: Connection) -> Result<Switched, Refusal> {
+    // Ends as soon as hyper has seen the 101: the head is read, and nothing is left to write.
+    poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(|error| broken(&error))?;
+    let parts = connection.into_parts();
+    Ok(Switched { head: response.into_parts().0, io: parts.io.into_inner(), read_ahead: parts.read_buf })
+}
+
+fn broken(error: &hyper::Error) -> Refusal {
+    if error.is_parse_too_large() {
+        Refusal::BackendHeadTooLarge
+    } else if error.is_parse() {
+        Refusal::BackendProtocol
+    } else {
+        Refusal::BackendClosed
+    }
+}
+
+/// A backend's body, cut at `limits.response_body`. It carries its connection, which moves only when the body is
+/// asked for more: a client that does not read holds back the backend, not our memory.
+pub(super) struct Bounded {
+    body: Incoming,
+    /// Until it has ended.
+    connection: Option<Box<Connection>>,
+    left: usize,
+    cut: Cut,
+}
+
+/// How far the cutting of a body is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    No,
+    /// What fits has been given; hyper must have a chance to flush it.
+    Flush,
+    Yes,
+}
+
+impl Body for Bounded {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        match this.cut {
+            Cut::No => {}
+            Cut::Flush => {
+                this.cut = Cut::Yes;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // An error, so that the client sees a message without its end instead of a shorter one.
+            Cut::Yes => {
+                return Poll::Ready(Some(Err(io::Error::other("the body is longer than limits.response_body"))));
+            }
+        }
+        if this.connection.as_mut().is_some_and(|connection| connection.poll_without_shutdown(cx).is_ready()) {
+            this.connection = None;
+        }
+        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
+        let Ok(mut data) = frame.map_err(io::Error::other)?.into_data() else {
+            // Trailers end at this hop: Trailer, which announces them, is not passed on either.
+            return Poll::Ready(None);
+        };
+        if data.len() > this.left {
+            this.cut = Cut::Flush;
+            data.truncate(this.left);
+        }
+        this.left -= data.len();
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.cut == Cut::No && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,174 @@
+//! `GET /metrics`: the counters of live and ended pairs in the OpenMetrics text format.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use proxy_common::layout::{DirCounters, Direction, PairCounters};
+use proxy_common::scan::{OPCODES, bucket_limit};
+
+use crate::handoff::{Engine, Snapshot};
+
+/// Handshakes by `result` and `reason`.
+pub(super) type Handshakes = Vec<(&'static str, &'static str, u64)>;
+
+/// The whole page.
+///
+/// # Errors
+/// None that writing to a string can have.
+pub(super) fn render(snapshot: &Snapshot, handshakes: Handshakes) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Page::new(snapshot, handshakes)));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// A snapshot summed up: one number per series.
+#[derive(Debug)]
+struct Page {
+    /// By [`Engine::ALL`].
+    live: [u64; 2],
+    by_engine: [PairCounters; 2],
+    totals: PairCounters,
+    ends: Vec<(String, u64)>,
+    close_codes: Vec<(u32, u32, u64)>,
+    flips: u64,
+    gate_starts: u64,
+    handshakes: Handshakes,
+}
+
+impl Page {
+    fn new(snapshot: &Snapshot, handshakes: Handshakes) -> Self {
+        let (mut live, mut by_engine) = ([0; 2], snapshot.ended);
+        for row in &snapshot.pairs {
+            let place = Engine::ALL.iter().position(|engine| *engine == row.engine).unwrap_or_default();
+            live[place] += 1;
+            add(&mut by_engine[place], &row.counters);
+        }
+        let mut totals = PairCounters::ZERO;
+        for counters in &by_engine {
+            add(&mut totals, counters);
+        }
+        Self {
+            live,
+            by_engine,
+            totals,
+            ends: snapshot.ends.clone(),
+            close_codes: snapshot.close_codes.clone(),
+            flips: snapshot.flips,
+            gate_starts: snapshot.gate_starts,
+            handshakes,
+        }
+    }
+
+    fn directions(&self) -> impl Iterator<Item = (&'static str, &DirCounters)> {
+        Direction::ALL.into_iter().map(|direction| (direction.label(), &self.totals.dirs[direction as usize]))
+    }
+}
+
+fn add(sum: &mut PairCounters, more: &PairCounters) {
+    for (mine, theirs) in sum.dirs.iter_mut().zip(&more.dirs) {
+        mine.add(theirs);
+    }
+}
+
+/// Writes one counter with its series. The encoder adds `_total` to the name.
+fn counter<S: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    series: impl IntoIterator<Item = (S, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in series {
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// As [`counter`], for one without labels.
+fn lone_counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let counter = ConstCounter::new(value);
+    counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
+}
+
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        self.connections(encoder)?;
+        self.traffic(encoder)?;
+        self.sizes(encoder)?;
+        self.events(encoder)
+    }
+}
+
+impl Page {
+    fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("sluice_connections", "Established connections by what carries them");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (engine, count) in Engine::ALL.iter().zip(self.live) {
+            ConstGauge::new(count).encode(metric.encode_family(&[("engine", engine.label())])?)?;
+        }
+        let (name, help) = ("sluice_build", "The program that runs");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Info)?;
+        metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+    }
+
+    fn traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let bytes = Direction::ALL.into_iter().flat_map(|direction| {
+            Engine::ALL.iter().zip(&self.by_engine).map(move |(engine, counters)| {
+                let labels = [("direction", direction.label()), ("engine", engine.label())];
+                (labels, counters.dirs[direction as usize].bytes)
+            })
+        });
+        counter(encoder, "sluice_relay_bytes", "Bytes of frames, headers included", bytes)?;
+        let frames = self.directions().flat_map(|(direction, counters)| {
+            let frames = OPCODES.into_iter().zip(counters.frames);
+            frames.map(move |(opcode, count)| ([("direction", direction), ("opcode", opcode)], count))
+        });
+        counter(encoder, "sluice_frames", "WebSocket frames by opcode", frames)?;
+        let messages = self.directions().map(|(direction, counters)| ([("direction", direction)], counters.messages));
+        counter(encoder, "sluice_messages", "WebSocket data messages that are complete", messages)
+    }
+
+    fn sizes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let name = "sluice_frame_payload_bytes";
+        let help = "Frames by payload length; the sum is of all bytes relayed, frame headers included";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (direction, counters) in self.directions() {
+            let limits = (0..).map(|bucket| bucket_limit(bucket).map_or(f64::INFINITY, |limit| limit as f64));
+            let buckets: Vec<(f64, u64)> = limits.zip(counters.sizes).collect();
+            let count = counters.sizes.iter().sum();
+            let labels = [("direction", direction)];
+            let mut family = metric.encode_family(&labels)?;
+            family.encode_histogram::<NoLabelSet>(counters.bytes as f64, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn events(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let handshakes = self.handshakes.iter();
+        let handshakes = handshakes.map(|(result, reason, count)| ([("result", *result), ("reason", *reason)], *count));
+        counter(encoder, "sluice_handshakes", "Handshakes by how they ended", handshakes)?;
+        let codes = self.close_codes.iter().map(|(direction, code, count)| {
+            let direction = Direction::from_index(*direction).label().to_owned();
+            ([("direction", direction), ("code", code.to_string())], *count)
+        });
+        counter(encoder, "sluice_close_codes", "Close frames by status code", codes)?;
+        let ends = self.ends.iter().map(|(reason, count)| ([("reason", reason.as_str())], *count));
+        counter(encoder, "sluice_pairs_ended", "Ended pairs by reason", ends)?;
+        let help = "Directions moved from the kernel to userspace because the receiver was congested";
+        lone_counter(encoder, "sluice_relay_flips", help, self.flips)?;
+        lone_counter(encoder, "sluice_gate_starts", "Gate processes started", self.gate_starts)
+    }
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

@@ -1,0 +1,120 @@
+//! Snapshots of the keeper's counters, shared by those who ask at the same time.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use crate::handoff::Snapshot;
+
+/// How long the keeper may take. 5 s: half of Prometheus's own default limit on a scrape.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The most that a snapshot may have, in bytes: ten thousand pairs with every counter at its longest are 16 MiB.
+const MOST: u64 = 256 * 1024 * 1024;
+
+/// Asks for snapshots. A clone asks through the same queue.
+#[derive(Clone)]
+pub struct Snapshots {
+    asked: Arc<Mutex<Asked>>,
+    requests: mpsc::UnboundedSender<u64>,
+}
+
+#[derive(Default)]
+struct Asked {
+    last_request: u64,
+    /// The request that is on its way, and who waits for its answer.
+    waiting: Option<(u64, Vec<oneshot::Sender<Arc<Snapshot>>>)>,
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSnapshot {
+    /// The keeper did not answer in time.
+    #[error("the keeper did not answer within {} s", PATIENCE.as_secs())]
+    Late,
+    /// The keeper's answer cannot be read.
+    #[error("the keeper's answer cannot be read; the log says why")]
+    Broken,
+}
+
+impl Snapshots {
+    /// The asker, and the queue of requests that somebody must send to the keeper.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<u64>) {
+        let (requests, queue) = mpsc::unbounded_channel();
+        (Self { asked: Arc::default(), requests }, queue)
+    }
+
+    /// A snapshot not older than this call, or than the request of somebody else that is still on its way.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`NoSnapshot`].
+    pub async fn fetch(&self) -> Result<Arc<Snapshot>, NoSnapshot> {
+        let (sender, receiver) = oneshot::channel();
+        let request = self.join(sender);
+        match timeout(PATIENCE, receiver).await {
+            Ok(Ok(snapshot)) => Ok(snapshot),
+            Ok(Err(_)) => Err(NoSnapshot::Broken),
+            Err(_) => {
+                self.give_up(request);
+                Err(NoSnapshot::Late)
+            }
+        }
+    }
+
+    fn join(&self, sender: oneshot::Sender<Arc<Snapshot>>) -> u64 {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((request, waiting)) = &mut asked.waiting {
+            waiting.push(sender);
+            return *request;
+        }
+        asked.last_request += 1;
+        let request = asked.last_request;
+        asked.waiting = Some((request, vec![sender]));
+        // Nobody sends requests any more only when the process ends.
+        let _ = self.requests.send(request);
+        request
+    }
+
+    /// Without an answer in time the next one asks anew.
+    fn give_up(&self, request: u64) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.waiting = asked.waiting.take().filter(|(other, _)| *other != request);
+    }
+
+    /// The keeper has answered a request: the descriptor is a memfd with the snapshot.
+    pub fn arrived(&self, request: u64, fds: Vec<OwnedFd>) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, waiting)) = asked.waiting.take_if(|(other, _)| *other == request) else { return };
+        drop(asked);
+        tokio::task::spawn_blocking(move || match read(fds) {
+            Ok(snapshot) => {
+                let snapshot = Arc::new(snapshot);
+                for waiter in waiting {
+                    // Who has gone does not wait.
+                    let _ = waiter.send(snapshot.clone());
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the keeper's snapshot"),
+        });
+    }
+}
+
+fn read(fds: Vec<OwnedFd>) -> io::Result<Snapshot> {
+    let memory = fds.into_iter().next().ok_or_else(|| io::Error::other("it came without its memory"))?;
+    let mut file = File::from(memory);
+    io::Seek::rewind(&mut file)?;
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes)?;
+    postcard::from_bytes(&bytes).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+#[path = "snapshots_tests.rs"]
+mod tests;
