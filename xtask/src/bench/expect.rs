@@ -46,8 +46,12 @@ pub(super) fn judge(rows: &[Row], memory: &[MemoryRow]) -> Vec<Expectation> {
         if cell.connections == 1 {
             for (name, rival) in [("NGINX", nginx), ("HAProxy", find(rows, Target::Haproxy, cell))] {
                 let what = format!("{cell}: added CPU ÷ {name}'s");
-                let measured = own.zip(rival).and_then(|(own, rival)| added_ratio(own, rival));
-                judged.push(Expectation { what, limit: ADDED_SHARE, measured });
+                let rows = own.zip(rival);
+                let measured = rows.and_then(|(own, rival)| added_ratio(own.added_us, rival.added_us));
+                judged.push(Expectation { what: what.clone(), limit: ADDED_SHARE, measured });
+                let sampled = rows.and_then(|(own, rival)| added_ratio(own.sampled_added_us, rival.sampled_added_us));
+                let what = format!("{what}, by tick sampling");
+                judged.push(Expectation { what, limit: ADDED_SHARE, measured: sampled });
             }
         } else {
             let what = format!("{cell}: whole-machine CPU ÷ NGINX's");

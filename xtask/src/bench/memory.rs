@@ -14,12 +14,14 @@ use super::procfs;
 use super::relay::{Failure, Plan};
 use super::targets::{self, Running, Target};
 
+/// No round begins after this much of the whole run.
+const TIME_LIMIT: Duration = Duration::from_secs(12 * 60);
 /// What thousands of handshakes may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a proxy may take to close its side after the clients left.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 /// Until freed pages and what RCU still holds are back: the kernel has no signal for it.
-const SETTLE: Duration = Duration::from_millis(700);
+const SETTLE: Duration = Duration::from_secs(1);
 /// Connections that come and go first, so that the proxy has set up what it sets up once.
 const WARM_UP: usize = 50;
 
@@ -32,8 +34,8 @@ pub(super) struct Reading {
     pub(super) proxy: procfs::UserMemory,
     /// The load generator and the echo backend, in bytes (Pss).
     pub(super) helpers: u64,
-    /// MemAvailable, in bytes.
-    pub(super) available: u64,
+    /// The whole machine.
+    pub(super) machine: procfs::MachineMemory,
     /// Threads of the proxy.
     pub(super) threads: usize,
 }
@@ -53,6 +55,8 @@ pub(super) struct Slope {
     pub(super) user: f64,
     /// Taken from MemAvailable, without what the processes hold.
     pub(super) kernel: f64,
+    /// The part of it that is slab.
+    pub(super) slab: f64,
 }
 
 impl Pass {
@@ -62,15 +66,20 @@ impl Pass {
         let count = many.connections.checked_sub(few.connections)? as f64;
         let user = many.proxy.pss as f64 - few.proxy.pss as f64;
         let helpers = many.helpers as f64 - few.helpers as f64;
-        let taken = few.available as f64 - many.available as f64;
-        Some(Slope { user: user / count, kernel: (taken - user - helpers) / count })
+        let taken = few.machine.available as f64 - many.machine.available as f64;
+        let slab = many.machine.slab as f64 - few.machine.slab as f64;
+        Some(Slope { user: user / count, kernel: (taken - user - helpers) / count, slab: slab / count })
     }
 }
 
 /// Measures all targets, as often as planned, each with processes of its own.
-pub(super) fn measure(plan: &Plan, paths: &Paths, failures: &mut Vec<Failure>) -> Vec<Pass> {
+pub(super) fn measure(plan: &Plan, paths: &Paths, began: Instant, failures: &mut Vec<Failure>) -> Vec<Pass> {
     let mut passes = Vec::new();
     for round in 0..plan.memory_rounds {
+        if began.elapsed() > TIME_LIMIT {
+            eprintln!("stopping before memory round {}: {TIME_LIMIT:?} are over", round + 1);
+            break;
+        }
         eprintln!("memory, round {} of {}", round + 1, plan.memory_rounds);
         for &target in &plan.targets {
             if failures.iter().any(|failure| failure.target == target && failure.cell.is_none()) {
@@ -94,6 +103,8 @@ fn pass(target: Target, plan: &Plan, paths: &Paths) -> Result<Pass> {
     connect(&mut client, running.address, WARM_UP)?;
     drop(client);
     wait_until_closed(&mut echo)?;
+    // What the target before this one held comes back now, not between two readings.
+    thread::sleep(SETTLE);
 
     let mut client = Helper::start(paths, "client")?;
     let mut readings = Vec::new();
@@ -115,7 +126,7 @@ fn reading(connections: usize, running: &Running, helpers: &[u32]) -> Result<Rea
         connections,
         proxy: procfs::user_memory(&running.pids)?,
         helpers: procfs::user_memory(helpers)?.pss,
-        available: procfs::available()?,
+        machine: procfs::machine_memory()?,
         threads: procfs::threads(&running.pids).0,
     })
 }

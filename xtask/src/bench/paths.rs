@@ -32,7 +32,8 @@ impl Paths {
         let work = target.join("bench");
         fs::create_dir_all(&work).with_context(|| format!("cannot make the folder {}", work.display()))?;
         let release = target.join("release");
-        let sluice = sluice.map_or_else(|| release.join("sluice"), Path::to_path_buf);
+        // The proxies run in another folder, so a relative path must not stay one.
+        let sluice = sluice.map_or_else(|| Ok(release.join("sluice")), std::path::absolute)?;
         Ok(Self { work, xtask: release.join("xtask"), sluice })
     }
 }

@@ -114,10 +114,20 @@ pub(super) fn user_memory(pids: &[u32]) -> Result<UserMemory> {
     Ok(sum)
 }
 
-/// MemAvailable, in bytes.
-pub(super) fn available() -> Result<u64> {
+/// Memory of the whole machine, in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct MachineMemory {
+    /// MemAvailable.
+    pub(super) available: u64,
+    /// SUnreclaim: the kernel's objects, sockets among them. Other programs' heaps do not disturb it.
+    pub(super) slab: u64,
+}
+
+/// Reads /proc/meminfo.
+pub(super) fn machine_memory() -> Result<MachineMemory> {
     let meminfo = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
-    Ok(value(&meminfo, "MemAvailable:") * 1024)
+    let bytes = |key| value(&meminfo, key) * 1024;
+    Ok(MachineMemory { available: bytes("MemAvailable:"), slab: bytes("SUnreclaim:") })
 }
 
 /// The number behind a key at a line's start; 0 when there is none.

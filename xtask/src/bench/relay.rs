@@ -21,7 +21,7 @@ use super::targets::{self, Running, Target};
 const CONNECTIONS: [usize; 3] = [1, 100, 1_000];
 const PAYLOADS: [usize; 2] = [128, 16 * 1024];
 /// Rounds stop here, whatever was planned; what was measured by then is reported.
-const TIME_LIMIT: Duration = Duration::from_secs(14 * 60);
+const TIME_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// How long the machine is watched at the start of a round while the benchmark does nothing.
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -67,7 +67,7 @@ impl Plan {
         targets.sort_unstable();
         targets.dedup();
         let (rounds, seconds, warm_up, memory_rounds, idle) =
-            if args.quick { (2, 0.25, 80, 1, (200, 1_000)) } else { (5, 1.5, 250, 3, (1_000, 5_000)) };
+            if args.quick { (2, 0.25, 80, 1, (200, 1_000)) } else { (5, 1.5, 250, 5, (1_000, 5_000)) };
         let measured = Duration::try_from_secs_f64(args.seconds.unwrap_or(seconds)).context("--seconds")?;
         Ok(Self {
             targets,
@@ -119,7 +119,7 @@ pub(super) fn run(args: &RelayArgs) -> Result<()> {
     let began = Instant::now();
     let mut failures = Vec::new();
     let (records, background) = rounds(&plan, &paths, began, &mut failures)?;
-    let passes = memory::measure(&plan, &paths, &mut failures);
+    let passes = memory::measure(&plan, &paths, began, &mut failures);
     let results = Results::new(plan, records, passes, background, failures, began.elapsed());
     print!("{}", report::markdown(&results));
     let file = paths.work.join("relay.json");
@@ -146,10 +146,6 @@ fn rounds(
     }
     let (mut records, mut background) = (Vec::new(), Vec::new());
     for round in 0..plan.rounds {
-        if began.elapsed() > TIME_LIMIT {
-            eprintln!("stopping after {round} rounds: {TIME_LIMIT:?} are over");
-            break;
-        }
         eprintln!("round {} of {}", round + 1, plan.rounds);
         background.push(busy_share()?);
         for connections in CONNECTIONS {
@@ -158,6 +154,10 @@ fn rounds(
             running.rotate_left(1.min(count));
             let mut stuck = Vec::new();
             for (target, started) in &running {
+                if began.elapsed() > TIME_LIMIT {
+                    eprintln!("stopping in round {}: {TIME_LIMIT:?} are over", round + 1);
+                    return Ok((records, summary(background)));
+                }
                 let mut measured = |cell, sample| records.push(Record { round, target: *target, cell, sample });
                 if let Err(error) = visit(plan, paths, started, connections, &mut measured) {
                     let cell = Some(format!("{connections} connections, round {}", round + 1));

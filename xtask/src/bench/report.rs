@@ -41,6 +41,10 @@ pub(super) struct Row {
     pub(super) cpu_us: Summary,
     /// That less the direct connection's in the same round.
     pub(super) added_us: Option<Summary>,
+    /// CPU time of the whole machine for one round trip, as the kernel's ticks sampled it.
+    pub(super) sampled_us: Summary,
+    /// That less the direct connection's in the same round.
+    pub(super) sampled_added_us: Option<Summary>,
     /// Context switches of the proxy's threads for one round trip.
     pub(super) switches: Summary,
     /// Most threads that the proxy had.
@@ -57,6 +61,8 @@ pub(super) struct MemoryRow {
     pub(super) kernel: Summary,
     /// In the kernel, less the direct connection's.
     pub(super) kernel_added: Option<Summary>,
+    /// In the kernel's slab, less the direct connection's.
+    pub(super) slab_added: Option<Summary>,
     /// Threads of the proxy without connections, and with most connections.
     pub(super) threads: (usize, usize),
 }
@@ -99,10 +105,10 @@ fn row(records: &[Record], target: Target, cell: Cell) -> Option<Row> {
     let of = |wanted: Target| records.iter().filter(move |record| record.target == wanted && record.cell == cell);
     let per_trip = |record: &Record, value: f64| value / record.sample.round_trips.max(1) as f64;
     let cpu = |record: &Record| per_trip(record, record.sample.busy_us);
-    let added = of(target).filter_map(|record| {
-        let direct = of(Target::Direct).find(|direct| direct.round == record.round)?;
-        (target != Target::Direct).then(|| cpu(record) - cpu(direct))
-    });
+    let sampled = |record: &Record| per_trip(record, record.sample.busy_ticks_us);
+    let beside_direct = of(target)
+        .filter(|_| target != Target::Direct)
+        .filter_map(|record| Some((record, of(Target::Direct).find(|direct| direct.round == record.round)?)));
     Some(Row {
         target,
         cell,
@@ -110,7 +116,9 @@ fn row(records: &[Record], target: Target, cell: Cell) -> Option<Row> {
         p50_us: summary(of(target).map(|record| record.sample.p50_us))?,
         p99_us: summary(of(target).map(|record| record.sample.p99_us))?,
         cpu_us: summary(of(target).map(cpu))?,
-        added_us: summary(added),
+        added_us: summary(beside_direct.clone().map(|(own, direct)| cpu(own) - cpu(direct))),
+        sampled_us: summary(of(target).map(sampled))?,
+        sampled_added_us: summary(beside_direct.map(|(own, direct)| sampled(own) - sampled(direct))),
         switches: summary(of(target).map(|record| per_trip(record, record.sample.switches as f64)))?,
         threads: of(target).map(|record| record.sample.threads).max()?,
     })
@@ -122,13 +130,14 @@ fn memory_row(passes: &[Pass], target: Target) -> Option<MemoryRow> {
     };
     let own = slopes(target);
     let direct = slopes(Target::Direct);
-    let added = own.iter().zip(&direct).map(|(own, direct)| own.kernel - direct.kernel);
+    let pairs = || own.iter().zip(&direct).filter(|_| target != Target::Direct);
     let readings = &passes.iter().rfind(|pass| pass.target == target)?.readings;
     Some(MemoryRow {
         target,
         user: summary(own.iter().map(|slope| slope.user))?,
         kernel: summary(own.iter().map(|slope| slope.kernel))?,
-        kernel_added: if target == Target::Direct { None } else { summary(added) },
+        kernel_added: summary(pairs().map(|(own, direct)| own.kernel - direct.kernel)),
+        slab_added: summary(pairs().map(|(own, direct)| own.slab - direct.slab)),
         threads: (readings.first()?.threads, readings.last()?.threads),
     })
 }
@@ -174,16 +183,17 @@ fn cell_table(results: &Results, cell: Cell, out: &mut String) -> std::fmt::Resu
     writeln!(
         out,
         "| | round trips/s | p50 µs | p99 µs | CPU µs per round trip | added to direct | added ÷ NGINX's | \
-         added ÷ HAProxy's | CPU ÷ NGINX's | CPU ÷ HAProxy's | proxy's context switches per round trip |"
+         added ÷ HAProxy's | CPU ÷ NGINX's | CPU ÷ HAProxy's | CPU µs by tick sampling | \
+         proxy's context switches per round trip |"
     )?;
-    writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+    writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
     for row in results.summaries.iter().filter(|row| row.cell == cell) {
         let rivals = [Target::Nginx, Target::Haproxy].map(|rival| find(&results.summaries, rival, cell));
-        let added = rivals.map(|rival| ratio(rival.and_then(|rival| added_ratio(row, rival))));
+        let added = rivals.map(|rival| ratio(rival.and_then(|rival| added_ratio(row.added_us, rival.added_us))));
         let cpu = rivals.map(|rival| ratio(rival.map(|rival| row.cpu_us.median / rival.cpu_us.median)));
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.target.name(),
             spread(row.per_second, 0),
             spread(row.p50_us, 0),
@@ -194,6 +204,7 @@ fn cell_table(results: &Results, cell: Cell, out: &mut String) -> std::fmt::Resu
             added[1],
             cpu[0],
             cpu[1],
+            spread(row.sampled_us, 1),
             if row.threads == 0 { "–".to_owned() } else { format!("{:.3}", row.switches.median) },
         )?;
     }
@@ -206,16 +217,20 @@ fn memory_table(results: &Results, out: &mut String) -> std::fmt::Result {
     }
     let (few, many) = results.plan.idle;
     writeln!(out, "\n### Memory of an idle connection: slope from {few} to {many}, bytes\n")?;
-    writeln!(out, "| | proxy's processes | kernel | kernel, added to direct | threads at 0 and at {many} |")?;
-    writeln!(out, "|---|--:|--:|--:|--:|")?;
+    writeln!(
+        out,
+        "| | proxy's processes | kernel | kernel, added to direct | slab, added to direct | threads at 0 and at {many} |"
+    )?;
+    writeln!(out, "|---|--:|--:|--:|--:|--:|")?;
     for row in &results.memory {
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} and {} |",
+            "| {} | {} | {} | {} | {} | {} and {} |",
             row.target.name(),
             spread(row.user, 0),
             spread(row.kernel, 0),
             row.kernel_added.map_or("–".to_owned(), |added| spread(added, 0)),
+            row.slab_added.map_or("–".to_owned(), |added| spread(added, 0)),
             row.threads.0,
             row.threads.1,
         )?;
@@ -228,9 +243,9 @@ pub(super) fn find(rows: &[Row], target: Target, cell: Cell) -> Option<&Row> {
     rows.iter().find(|row| row.target == target && row.cell == cell)
 }
 
-/// How many times `rival`'s added CPU time `row` adds. `None` where the rival's added CPU is within noise of nothing.
-pub(super) fn added_ratio(row: &Row, rival: &Row) -> Option<f64> {
-    let (own, theirs) = (row.added_us?.median, rival.added_us?.median);
+/// How many times the rival's added CPU time is added. `None` where the rival's added CPU is within noise of nothing.
+pub(super) fn added_ratio(own: Option<Summary>, rival: Option<Summary>) -> Option<f64> {
+    let (own, theirs) = (own?.median, rival?.median);
     (theirs > 0.0).then(|| own / theirs)
 }
 

@@ -106,7 +106,9 @@ pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr) -> Resul
     let mut proxy = Proxy::start(paths, &command, &log)?;
     wait_until_it_accepts(&mut proxy, listen).with_context(|| {
         let said = fs::read_to_string(&log).unwrap_or_default();
-        format!("{} did not start; its log ends: {}", target.name(), said.lines().last().unwrap_or("(empty)"))
+        let error = said.lines().find(|line| line.to_ascii_lowercase().contains("error"));
+        let line = error.or_else(|| said.lines().last()).unwrap_or("nothing");
+        format!("it did not start; its log {} says: {line}", log.display())
     })?;
     let engine = target.engine().map(|engine| (admin, engine));
     Ok(Running { address: listen, pids: proxy.pids()?, engine, _proxy: Some(proxy) })
