@@ -18,7 +18,7 @@ pub(super) enum Order {
 }
 
 /// One measurement.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Window {
     /// Payload bytes of each message.
     pub(super) payload: usize,

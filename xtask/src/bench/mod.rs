@@ -16,6 +16,7 @@ mod process;
 mod procfs;
 mod relay;
 mod report;
+mod rounds;
 mod stats;
 mod targets;
 

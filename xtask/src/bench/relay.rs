@@ -1,29 +1,22 @@
-//! `cargo xtask bench relay`: the plan and its rounds.
+//! `cargo xtask bench relay`: the plan, and what a run consists of.
 
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
-use super::control::{Answer, Order, Sample, Window};
-use super::memory::{self, connect, start_echo, wait_until_closed};
+use super::control::Sample;
+use super::memory;
 use super::paths::Paths;
-use super::process::Helper;
-use super::procfs::CpuTime;
 use super::report::{self, Results};
-use super::stats::{Summary, summary};
-use super::targets::{self, Running, Target};
+use super::rounds;
+use super::targets::Target;
 
 const CONNECTIONS: [usize; 3] = [1, 100, 1_000];
-const PAYLOADS: [usize; 2] = [128, 16 * 1024];
-/// Rounds stop here, whatever was planned; what was measured by then is reported.
-const TIME_LIMIT: Duration = Duration::from_secs(10 * 60);
-/// How long the machine is watched at the start of a round while the benchmark does nothing.
-const QUIET: Duration = Duration::from_millis(300);
+pub(super) const PAYLOADS: [usize; 2] = [128, 16 * 1024];
 
 /// `cargo xtask bench relay …`
 #[derive(Args)]
@@ -97,7 +90,8 @@ pub(super) fn cells() -> impl Iterator<Item = Cell> {
 /// One measurement of one cell.
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
-    pub(super) round: usize,
+    /// The visit; what has the same number was measured side by side.
+    pub(super) visit: usize,
     pub(super) target: Target,
     pub(super) cell: Cell,
     pub(super) sample: Sample,
@@ -118,7 +112,7 @@ pub(super) fn run(args: &RelayArgs) -> Result<()> {
     let paths = Paths::prepare(args.sluice.as_deref())?;
     let began = Instant::now();
     let mut failures = Vec::new();
-    let (records, background) = rounds(&plan, &paths, began, &mut failures)?;
+    let (records, background) = rounds::measure(&plan, &paths, began, &mut failures)?;
     let passes = memory::measure(&plan, &paths, began, &mut failures);
     let results = Results::new(plan, records, passes, background, failures, began.elapsed());
     print!("{}", report::markdown(&results));
@@ -127,91 +121,4 @@ pub(super) fn run(args: &RelayArgs) -> Result<()> {
         .with_context(|| format!("cannot write {}", file.display()))?;
     eprintln!("every measurement is in {}", file.display());
     Ok(())
-}
-
-/// Measures all cells round by round; also returns the share of the machine that was busy without us.
-fn rounds(
-    plan: &Plan,
-    paths: &Paths,
-    began: Instant,
-    failures: &mut Vec<Failure>,
-) -> Result<(Vec<Record>, Option<Summary>)> {
-    let (mut echo, backend) = start_echo(paths)?;
-    let mut running = Vec::new();
-    for &target in &plan.targets {
-        match start_checked(target, paths, backend) {
-            Ok(started) => running.push((target, started)),
-            Err(error) => failures.push(Failure { target, cell: None, why: format!("{error:#}") }),
-        }
-    }
-    let (mut records, mut background) = (Vec::new(), Vec::new());
-    for round in 0..plan.rounds {
-        eprintln!("round {} of {}", round + 1, plan.rounds);
-        background.push(busy_share()?);
-        for connections in CONNECTIONS {
-            // Whoever came first in one round comes later in the next, so that drift hits everyone alike.
-            let count = running.len();
-            running.rotate_left(1.min(count));
-            let mut stuck = Vec::new();
-            for (target, started) in &running {
-                if began.elapsed() > TIME_LIMIT {
-                    eprintln!("stopping in round {}: {TIME_LIMIT:?} are over", round + 1);
-                    return Ok((records, summary(background)));
-                }
-                let mut measured = |cell, sample| records.push(Record { round, target: *target, cell, sample });
-                if let Err(error) = visit(plan, paths, started, connections, &mut measured) {
-                    let cell = Some(format!("{connections} connections, round {}", round + 1));
-                    failures.push(Failure { target: *target, cell, why: format!("{error:#}") });
-                }
-                if let Err(error) = wait_until_closed(&mut echo) {
-                    let why = format!("given up after {connections} connections: {error:#}");
-                    failures.push(Failure { target: *target, cell: None, why });
-                    stuck.push(*target);
-                    break;
-                }
-            }
-            running.retain(|(target, _)| !stuck.contains(target));
-        }
-    }
-    Ok((records, summary(background)))
-}
-
-/// Starts a target and sees one echo go through it.
-fn start_checked(target: Target, paths: &Paths, backend: std::net::SocketAddr) -> Result<Running> {
-    let running = targets::start(target, paths, backend)?;
-    let mut client = Helper::start(paths, "client")?;
-    connect(&mut client, running.address, 1)?;
-    running.check_engine(1)?;
-    Ok(running)
-}
-
-/// Opens connections to one target and measures every payload over them.
-fn visit(
-    plan: &Plan,
-    paths: &Paths,
-    target: &Running,
-    connections: usize,
-    measured: &mut impl FnMut(Cell, Sample),
-) -> Result<()> {
-    let mut client = Helper::start(paths, "client")?;
-    connect(&mut client, target.address, connections)?;
-    target.check_engine(connections)?;
-    for payload in PAYLOADS {
-        let window = Window { payload, warm_up: plan.warm_up, measured: plan.measured, proxy: target.pids.clone() };
-        let patience = plan.warm_up + plan.measured + Duration::from_secs(20);
-        match client.ask(&Order::Measure(window), patience).with_context(|| format!("{payload} B"))? {
-            Answer::Measured(sample) => measured(Cell { payload, connections }, sample),
-            other => bail!("the load generator measured {other:?}"),
-        }
-    }
-    Ok(())
-}
-
-/// The share (0–1) of the machine that is busy while the benchmark waits.
-fn busy_share() -> Result<f64> {
-    let before = CpuTime::now()?;
-    thread::sleep(QUIET);
-    let now = CpuTime::now()?;
-    let spent = now.since(&before);
-    Ok(spent.busy_us / (spent.elapsed.as_secs_f64() * 1e6 * now.cpus() as f64))
 }

@@ -39,11 +39,11 @@ pub(super) struct Row {
     pub(super) p99_us: Summary,
     /// CPU time of the whole machine for one round trip, in microseconds.
     pub(super) cpu_us: Summary,
-    /// That less the direct connection's in the same round.
+    /// That less the direct connection's in the same visit.
     pub(super) added_us: Option<Summary>,
     /// CPU time of the whole machine for one round trip, as the kernel's ticks sampled it.
     pub(super) sampled_us: Summary,
-    /// That less the direct connection's in the same round.
+    /// That less the direct connection's in the same visit.
     pub(super) sampled_added_us: Option<Summary>,
     /// Context switches of the proxy's threads for one round trip.
     pub(super) switches: Summary,
@@ -108,7 +108,7 @@ fn row(records: &[Record], target: Target, cell: Cell) -> Option<Row> {
     let sampled = |record: &Record| per_trip(record, record.sample.busy_ticks_us);
     let beside_direct = of(target)
         .filter(|_| target != Target::Direct)
-        .filter_map(|record| Some((record, of(Target::Direct).find(|direct| direct.round == record.round)?)));
+        .filter_map(|record| Some((record, of(Target::Direct).find(|direct| direct.visit == record.visit)?)));
     Some(Row {
         target,
         cell,
@@ -155,7 +155,7 @@ fn write_markdown(results: &Results, out: &mut String) -> std::fmt::Result {
     writeln!(out, "## Relay benchmark\n")?;
     writeln!(
         out,
-        "Linux {}, {} CPUs. {} rounds of {:?} for each cell, interleaved; {:.0} s in all. Median (min–max).",
+        "Linux {}, {} CPUs. {} rounds, {:?} for each cell, interleaved; {:.0} s in all. Median (min–max).",
         results.kernel, results.cpus, plan.rounds, plan.measured, results.seconds
     )?;
     if let Some(busy) = results.background {
