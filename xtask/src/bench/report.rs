@@ -12,6 +12,9 @@ use super::relay::{Cell, Failure, Plan, Record, cells};
 use super::stats::{Summary, summary};
 use super::targets::Target;
 
+/// The share of the machine (0–1) that others may use before the report warns: an idle one was seen below 0.02.
+const DISTURBED: f64 = 0.05;
+
 /// Everything that one run found.
 #[derive(Serialize)]
 pub(super) struct Results {
@@ -160,6 +163,9 @@ fn write_markdown(results: &Results, out: &mut String) -> std::fmt::Result {
     )?;
     if let Some(busy) = results.background {
         writeln!(out, "Busy with other things while the benchmark waited: {} % of the machine.", percent(busy))?;
+        if busy.median > DISTURBED {
+            writeln!(out, "\n**The machine did other work at the same time: these numbers say little.**")?;
+        }
     }
     for cell in cells() {
         cell_table(results, cell, out)?;
