@@ -3,6 +3,7 @@
 //! `cargo xtask help` lists the tasks. A task ends with 0 when it did its work, with 1 when something failed, and with
 //! [`SKIPPED`] when this machine lacks what it needs.
 
+mod bench;
 mod command;
 mod ebpf;
 
@@ -28,6 +29,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Measure Sluice beside other proxies.
+    Bench(bench::BenchArgs),
 }
 
 /// How a task ended that did not fail on the way.
@@ -59,5 +62,6 @@ fn run(task: Task) -> anyhow::Result<Outcome> {
     match task {
         Task::BuildEbpf { check: false } => ebpf::build(),
         Task::BuildEbpf { check: true } => ebpf::check(),
+        Task::Bench(arguments) => bench::run(arguments).map(|()| Outcome::Done),
     }
 }
