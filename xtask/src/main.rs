@@ -4,7 +4,9 @@
 //! [`SKIPPED`] when this machine lacks what it needs.
 
 mod command;
+mod demo;
 mod ebpf;
+mod test;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// The whole main job: build, start a backend and Sluice, drive real frames, show what was relayed and counted.
+    Run {
+        /// End after the round trip, with 0 only if all of it held.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Every test that this machine can run; the last line is the sum.
+    Test,
 }
 
 /// How a task ended that did not fail on the way.
@@ -59,5 +69,7 @@ fn run(task: Task) -> anyhow::Result<Outcome> {
     match task {
         Task::BuildEbpf { check: false } => ebpf::build(),
         Task::BuildEbpf { check: true } => ebpf::check(),
+        Task::Run { once } => demo::run(once),
+        Task::Test => test::run(),
     }
 }
