@@ -11,7 +11,8 @@ pub(super) fn journey(journey: &Journey) {
     let why = row["why"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
     let keeper = if text("engine") == "sockmap" { "the kernel program" } else { "userspace" };
     println!("{}  relayed by {}{why}, counted by {keeper}", journey.url, text("engine"));
-    println!("  conn {}   {} -> {} -> {}", text("id"), text("client"), text("route"), text("server"));
+    let route = row["route"]["path"].as_str().unwrap_or("?");
+    println!("  conn {}   {} -> route {route} -> {}", text("id"), text("client"), text("server"));
     println!("  said: {}", conversation());
     let [up, down] = journey.counted();
     println!("  {:<26}{:>18}{:>20}", "", "client to backend", "backend to client");
