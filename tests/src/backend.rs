@@ -88,7 +88,7 @@ impl Echo {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
-        runtime.spawn(sluice::echo::serve(listener));
+        runtime.spawn(sluice::echo::serve(listener, sluice::echo::Options::default()));
         Ok(Self { address, runtime: Some(runtime) })
     }
 }

@@ -1,7 +1,9 @@
 //! The demo backend: a WebSocket server that sends every message back.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -9,9 +11,19 @@ use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::http::{HeaderValue, header::SEC_WEBSOCKET_PROTOCOL};
 use tungstenite::protocol::WebSocketConfig;
 
-/// The largest message in bytes, in one frame or in many. 64 MiB: tungstenite's own limit on a message; its limit on
-/// one frame is lower.
-const MAX_MESSAGE: usize = 64 * 1024 * 1024;
+/// What an echo server takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The largest message in bytes, in one frame or in many. 64 MiB: tungstenite's own limit on a message; its limit
+    /// on one frame is lower.
+    pub max_message: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_message: 64 * 1024 * 1024 }
+    }
+}
 
 /// After a failed accept: long enough not to spin while no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -23,13 +35,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Of the subprotocols that a client offers, the first is chosen.
 ///
 /// # Errors
-/// None: a failed accept or connection ends nothing but itself. The type is that of a program's main task.
-pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
+/// The listener's address cannot be read. A failed accept or connection ends nothing but itself.
+pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<Infallible> {
+    let address = listener.local_addr().context("the echo server's listener has no address")?;
+    tracing::info!(%address, "echo server ready");
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(echo(stream))),
+                Ok((stream, _)) => drop(connections.spawn(echo(stream, options))),
                 Err(error) => {
                     tracing::warn!(%error, "the echo server cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -42,9 +56,11 @@ pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
     }
 }
 
-async fn echo(stream: TcpStream) -> Result<(), tungstenite::Error> {
+async fn echo(stream: TcpStream, options: Options) -> Result<(), tungstenite::Error> {
     stream.set_nodelay(true)?;
-    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(options.max_message))
+        .max_frame_size(Some(options.max_message));
     let mut socket = tokio_tungstenite::accept_hdr_async_with_config(stream, first_protocol, Some(config)).await?;
     while let Some(message) = socket.next().await {
         let message = message?;
@@ -78,7 +94,7 @@ mod tests {
     async fn connect(protocols: &'static str) -> (tokio_tungstenite::WebSocketStream<TcpStream>, Option<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener));
+        tokio::spawn(serve(listener, Options::default()));
         let mut request = format!("ws://{address}/").into_client_request().unwrap();
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocols));
         let config = WebSocketConfig::default().max_frame_size(None);
