@@ -1,6 +1,5 @@
 //! Backends: one by hand, which does as a test says, and one that echoes.
 
-use std::convert::Infallible;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -89,11 +88,7 @@ impl Echo {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
-        runtime.spawn(async move {
-            let ended: anyhow::Result<Infallible> =
-                sluice::echo::serve(listener, sluice::echo::Options::default()).await;
-            eprintln!("the echo server ended: {ended:?}");
-        });
+        runtime.spawn(sluice::echo::serve(listener, sluice::echo::Options::default()));
         Ok(Self { address, runtime: Some(runtime) })
     }
 }

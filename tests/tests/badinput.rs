@@ -7,10 +7,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use sluice_tests::backend::{Echo, RawBackend};
+use sluice_tests::backend::Echo;
 use sluice_tests::client::Client;
-use sluice_tests::http::{self, respond};
-use sluice_tests::pattern::soak;
+use sluice_tests::http::{self, Head, respond};
 use sluice_tests::process::{Program, free_addresses, open_files};
 use sluice_tests::sluice::{Folder, Setup, Sluice, binary, dial};
 use sluice_tests::wait::eventually;
@@ -214,23 +213,21 @@ fn running_out_of_open_files_stops_accepting_only() {
     if let Err(reason) = needs::program("prlimit") {
         return needs::skip(&reason);
     }
-    let backend = RawBackend::start().unwrap();
-    let setup = Setup::via(backend.address, Via::Copy).under(&["prlimit", "--nofile=128:128"]);
+    let echo = Echo::start().unwrap();
+    let setup = Setup::via(echo.address, Via::Copy).under(&["prlimit", "--nofile=128:128"]);
     let sluice = Sluice::start(&setup).unwrap();
-    let (mut client, mut server) = sluice.tunnel(Via::Copy, &backend).unwrap();
-    // More than there are files for. Those without one wait in the listener's queue.
-    let mut crowd: Vec<_> = (0..120).map(|_| sluice.ask(Via::Copy, b"").unwrap()).collect();
-    let mut served = Vec::new();
-    served.push(backend.accept_upgrade(b"").unwrap());
-    soak(&mut client, &mut server, 1024 * 1024, 1);
-    for process in [sluice.keeper(), sluice.gate()] {
-        assert!(open_files(process.expect("both processes live")) <= 128);
-    }
+    let mut established = Client::open(sluice.connect(Via::Copy).unwrap(), sluice.ws).unwrap();
+    // More than there are files for. Those without one wait in the listener's queue, in the order of arrival.
+    let crowd: Vec<_> = (0..120).map(|_| sluice.ask(Via::Copy, b"").unwrap()).collect();
+    established.converse().unwrap();
     // They leave one after the other, and each makes room for one that waits.
-    for number in 1..crowd.len() {
-        crowd.remove(0).reset().unwrap();
-        served.remove(0);
-        served.push(backend.accept_upgrade(b"").unwrap_or_else(|error| panic!("connection {number}: {error}")));
+    for (number, mut client) in crowd.into_iter().enumerate() {
+        let head = Head::read(&mut client).unwrap_or_else(|error| panic!("connection {number}: {error}"));
+        assert_eq!(head.status(), 101, "connection {number}");
+        for process in [sluice.keeper(), sluice.gate()] {
+            assert!(open_files(process.expect("both processes live")) <= 128);
+        }
+        client.reset().unwrap();
     }
-    soak(&mut client, &mut server, 1024 * 1024, 2);
+    established.converse().unwrap();
 }

@@ -23,6 +23,15 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Builds the proxy as it is shipped, and returns the program.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_release() -> anyhow::Result<PathBuf> {
+    must_run(cargo().args(["build", "--release", "--package", "sluice"]))?;
+    Ok(target().join("release/sluice"))
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors

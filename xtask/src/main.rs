@@ -5,7 +5,9 @@
 
 mod bench;
 mod command;
+mod demo;
 mod ebpf;
+mod test;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// The whole main job: build, start a backend and Sluice, drive real frames, show what was relayed and counted.
+    Run {
+        /// End after the round trip, with 0 only if all of it held.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Every test that this machine can run; the last line is the sum.
+    Test,
     /// Measure Sluice beside other proxies.
     Bench(bench::BenchArgs),
 }
@@ -62,6 +72,8 @@ fn run(task: Task) -> anyhow::Result<Outcome> {
     match task {
         Task::BuildEbpf { check: false } => ebpf::build(),
         Task::BuildEbpf { check: true } => ebpf::check(),
+        Task::Run { once } => demo::run(once),
+        Task::Test => test::run(),
         Task::Bench(arguments) => bench::run(arguments).map(|()| Outcome::Done),
     }
 }
