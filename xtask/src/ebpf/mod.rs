@@ -94,8 +94,15 @@ fn compile(toolchain: &Toolchain) -> anyhow::Result<PathBuf> {
 /// The compiler's flags, separated as `CARGO_ENCODED_RUSTFLAGS` wants it. No folder of this machine remains in
 /// the object.
 fn rustflags(library: &Path) -> anyhow::Result<String> {
-    let mut flags: Vec<String> =
-        ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"].map(String::from).to_vec();
+    let mut flags: Vec<String> = [
+        "--cfg=bpf_target_arch=\"x86_64\"",
+        "-Cdebuginfo=2",
+        "-Clink-arg=--btf",
+        // Atomic instructions that fetch (kernel 5.12) came with this version of the instruction set.
+        "-Ctarget-cpu=v3",
+    ]
+    .map(String::from)
+    .to_vec();
     let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     remap(root(), "/sluice");
     for registry in registries()? {
