@@ -8,8 +8,9 @@ use crate::handoff::{ConnId, Facts, PairRow};
 fn row(engine: Engine) -> PairRow {
     let mut counters = PairCounters::ZERO;
     // A masked text frame of 5 bytes, and a Close with code 1000.
-    Scanner::START.feed(&[0x81, 0x85, 0, 0, 0, 0, 1, 2, 3, 4, 5], &mut counters.dirs[0]);
-    Scanner::START.feed(&[0x88, 2, 3, 232], &mut counters.dirs[1]);
+    let (mut up, mut down) = (Scanner::START, Scanner::START);
+    up.feed(&[0x81, 0x85, 0, 0, 0, 0, 1, 2, 3, 4, 5], &mut counters.dirs[0]);
+    down.feed(&[0x88, 2, 3, 232], &mut counters.dirs[1]);
     PairRow {
         facts: Facts {
             id: ConnId(1),

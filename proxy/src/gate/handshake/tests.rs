@@ -255,7 +255,8 @@ fn the_backends_101() {
         ("sec-websocket-extensions", Some("permessage-deflate; client_max_window_bits")),
     ])
     .unwrap();
-    let cases: &[(&[(&str, &str)], Option<R>)] = &[
+    type Changes<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(Changes<'_>, Option<R>)] = &[
         (&[], None),
         (&[("sec-websocket-protocol", "chat")], None),
         (&[("sec-websocket-extensions", "permessage-deflate; server_no_context_takeover")], None),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 pub(super) use states::{Accepted, Note, Quiesced, Visit};
@@ -66,19 +66,21 @@ pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcce
 
 async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<Up<Secured>> {
     let Accepted { visit, stream } = accepted;
-    let late = || NoSession::Failed(io::ErrorKind::TimedOut.into());
-    let session = tokio::time::timeout_at(visit.head_by, tls::accept(stream, acceptor)).await;
-    match session.unwrap_or_else(|_| Err(late())) {
-        Ok(stream) => return Some(Up { visit, stream }),
-        Err(NoSession::Gone) => gate.conclude(&visit.note(), Outcome::ClientGone),
-        Err(NoSession::Failed(error)) => {
-            tracing::debug!(conn = %visit.id, %error, "no TLS session");
-            gate.conclude(&visit.note(), Outcome::TlsFailed);
+    let note = visit.note();
+    let session = timeout_at(visit.head_by, tls::accept(stream, acceptor)).await;
+    match session {
+        Ok(Ok(stream)) => return Some(Up { visit, stream }),
+        Ok(Err(NoSession::Gone)) => gate.conclude(&note, Outcome::ClientGone),
+        Ok(Err(NoSession::Failed(error, stream))) => {
+            tracing::debug!(conn = %note.id, %error, "no TLS session");
+            gate.conclude(&note, Outcome::TlsFailed);
+            linger::close(stream).await;
         }
-        Err(NoSession::Refused(stream, refusal)) => {
-            gate.conclude(&visit.note(), Outcome::Refused(refusal));
-            answer_unread(stream, refusal, visit.id).await;
+        Ok(Err(NoSession::Refused(stream, refusal))) => {
+            gate.conclude(&note, Outcome::Refused(refusal));
+            answer_unread(stream, refusal, note.id).await;
         }
+        Err(_late) => gate.conclude(&note, Outcome::TlsFailed),
     }
     None
 }
