@@ -206,5 +206,5 @@ const _: () = assert!(size_of::<VerdictState>() == 16 + 24 + 32 && align_of::<Ve
 const _: () = assert!(size_of::<UserState>() == 16 && align_of::<UserState>() == 8);
 const _: () = assert!(size_of::<Event>() == 8);
 // BPF arrays lay their values out at multiples of 8 bytes, which the memory maps of userspace rely on.
-const _: () = assert!(size_of::<PairCounters>() % 8 == 0);
-const _: () = assert!(size_of::<VerdictState>() % 8 == 0);
+const _: () = assert!(size_of::<PairCounters>().is_multiple_of(8));
+const _: () = assert!(size_of::<VerdictState>().is_multiple_of(8));

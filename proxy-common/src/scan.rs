@@ -173,6 +173,9 @@ impl Scanner {
         } else {
             (u64::from(short), u32::from_be_bytes([w[2], w[3], w[4], w[5]]))
         };
+        if self.masked == 0 {
+            self.mask = 0;
+        }
         self.complete(counters);
         let rest = available - header;
         if self.phase == PAYLOAD && rest > 0 { header + self.skip(rest) } else { header }

@@ -1,9 +1,14 @@
 //! Sluice: a WebSocket proxy whose established connections are carried by the kernel.
 //!
-//! Rooms, and who may look into whom: `app → {gate, keeper, observe} → handoff, config, kernel, sys → proxy-common`.
+//! Rooms, and who may look into whom: `app → {gate, keeper, observe, echo} → handoff, config, kernel, sys →
+//! proxy-common`. The gate and the keeper know each other only through `handoff`.
 
+pub mod app;
 pub mod config;
+pub mod echo;
 pub mod gate;
 pub mod handoff;
+pub mod keeper;
+pub mod kernel;
 pub mod observe;
 pub mod sys;

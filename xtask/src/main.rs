@@ -1,2 +1,79 @@
 //! Builds, runs, tests and measures Sluice.
-fn main() {}
+//!
+//! `cargo xtask help` lists the tasks. A task ends with 0 when it did its work, with 1 when something failed, and with
+//! [`SKIPPED`] when this machine lacks what it needs.
+
+mod bench;
+mod command;
+mod demo;
+mod ebpf;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The exit code of a task that this machine cannot run; the one that test runners use for it since Automake.
+const SKIPPED: u8 = 77;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, runs, tests and measures Sluice", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the kernel program into proxy-ebpf/sluice.bpf.o, with its manifest.
+    BuildEbpf {
+        /// Build it elsewhere, and compare byte for byte with the one that is checked in.
+        #[arg(long)]
+        check: bool,
+    },
+    /// The whole main job: build, start a backend and Sluice, drive real frames, show what was relayed and counted.
+    Run {
+        /// End after the round trip, with 0 only if all of it held.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Every test that this machine can run; the last line is the sum.
+    Test,
+    /// Measure Sluice beside other proxies.
+    Bench(bench::BenchArgs),
+}
+
+/// How a task ended that did not fail on the way.
+enum Outcome {
+    /// Everything held.
+    Done,
+    /// Something that was checked did not hold; it has been printed.
+    Failed,
+    /// This machine lacks something; it has been printed.
+    Skipped,
+}
+
+fn main() -> ExitCode {
+    if ebpf::wrapper::is_wanted() {
+        return ebpf::wrapper::run();
+    }
+    match run(Cli::parse().task) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Ok(Outcome::Skipped) => ExitCode::from(SKIPPED),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<Outcome> {
+    match task {
+        Task::BuildEbpf { check: false } => ebpf::build(),
+        Task::BuildEbpf { check: true } => ebpf::check(),
+        Task::Run { once } => demo::run(once),
+        Task::Test => test::run(),
+        Task::Bench(arguments) => bench::run(arguments).map(|()| Outcome::Done),
+    }
+}

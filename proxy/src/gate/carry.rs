@@ -74,7 +74,8 @@ async fn carry_on(mut carry: Carry) {
     (&mut carry).await;
     let Carry { place, .. } = carry;
     let slot = place.slot.index();
-    let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot }, &[]).await;
+    let counters = Box::new(place.gate.stats.carried(slot));
+    let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot, counters }, &[]).await;
     if let Err(error) = closed {
         tracing::debug!(slot, %error, "cannot tell the keeper of a carried pair's end");
     }

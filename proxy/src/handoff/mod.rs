@@ -14,9 +14,6 @@ use crate::config::Config;
 pub mod stats;
 pub mod wire;
 
-/// The file descriptor under which a gate finds its end of the socket pair.
-pub const GATE_FD: i32 = 3;
-
 /// The most that one message holds, in bytes: below the default limit of 212,992 on a Unix socket's buffer, with
 /// room for what either side sent behind its handshake, twice.
 pub const MAX_MESSAGE: usize = 160 * 1024;
@@ -183,10 +180,13 @@ pub enum ToKeeper {
         /// What is known of it.
         facts: Facts,
     },
-    /// A pair that the gate carried has ended.
+    /// A pair that the gate carried has ended. Its slot may have another tenant by the time that this is read, so
+    /// the counts go along.
     CarriedClosed {
         /// The slot.
         slot: u32,
+        /// What the pair counted.
+        counters: Box<PairCounters>,
     },
     /// Send a [`ToGate::Snapshot`].
     Snapshot {

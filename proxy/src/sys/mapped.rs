@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proxy_common::layout::{PairCounters, UserState, VerdictState};
+use proxy_common::layout::{DirCounters, PairCounters, UserState, VerdictState};
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// A value that may be read and written as 64-bit words while somebody else writes it.
@@ -18,6 +18,8 @@ pub unsafe trait Words: Copy + Default {}
 
 // SAFETY: `layout` asserts size and alignment, and all of the fields are integers.
 unsafe impl Words for PairCounters {}
+// SAFETY: as above.
+unsafe impl Words for DirCounters {}
 // SAFETY: as above.
 unsafe impl Words for VerdictState {}
 // SAFETY: as above.

@@ -1,1 +1,106 @@
 //! Socket options and queries that no safe library offers.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// Bytes that the peer of this TCP socket has acknowledged since the connection began (`tcpi_bytes_acked`).
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn bytes_acked(socket: impl AsFd) -> io::Result<u64> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: `info` is writable for `len` bytes, and the kernel writes at most those.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    check(result)?;
+    // SAFETY: it was zeroed, all of its fields are integers, and the kernel has overwritten some of them.
+    Ok(unsafe { info.assume_init() }.tcpi_bytes_acked)
+}
+
+/// Bytes in this TCP socket's send queue, sent and not acknowledged or not yet sent (`SIOCOUTQ`).
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    check(result)?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
+/// What this TCP socket has accepted for sending since the connection began, in bytes.
+///
+/// Two queries that the kernel answers one after the other: acknowledgements that arrive between them are not
+/// counted, so `exact` is false and the number may be too small, never too large.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn accepted(socket: BorrowedFd<'_>) -> io::Result<Accepted> {
+    let before = bytes_acked(socket)?;
+    let queued = unacknowledged(socket)?;
+    let after = bytes_acked(socket)?;
+    Ok(Accepted { bytes: before + u64::from(queued), exact: before == after })
+}
+
+/// See [`accepted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Bytes, perhaps too few.
+    pub bytes: u64,
+    /// Whether it is the exact number.
+    pub exact: bool,
+}
+
+/// Makes the kernel look at bytes that have been queued on the socket before it entered a sockmap.
+///
+/// Setting SO_RCVLOWAT calls the socket's data-ready callback (`tcp_set_rcvlowat`); reading instead would leave
+/// `copied_seq` wrong.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn kick(socket: impl AsFd) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    // SAFETY: the option takes one int.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    check(result)
+}
+
+/// Asks for an upper-layer protocol, such as `tls`, on this TCP socket (TCP_ULP).
+///
+/// # Errors
+/// The kernel does not have it (`ENOENT`), or the socket is not established.
+pub fn set_ulp(socket: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: the option takes a string of that length.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_ULP,
+            name.as_ptr().cast(),
+            name.to_bytes().len() as libc::socklen_t,
+        )
+    };
+    check(result)
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

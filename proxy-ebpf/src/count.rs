@@ -1,0 +1,68 @@
+//! Runs the frame scanner over a segment, wherever its bytes lie.
+
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_skb_load_bytes};
+use aya_ebpf::programs::SkBuffContext;
+use proxy_common::layout::{DirCounters, VerdictState};
+use proxy_common::scan::WINDOW;
+
+/// What one turn of the loop needs.
+struct Turn {
+    skb: *mut c_void,
+    state: *mut VerdictState,
+    counters: *mut DirCounters,
+    offset: u32,
+    len: u32,
+}
+
+/// Counts a segment of `len` bytes.
+#[inline(always)]
+pub(crate) fn segment(ctx: &SkBuffContext, len: u32, state: *mut VerdictState, counters: *mut DirCounters) {
+    // SAFETY: both point into map values, and this direction's verdict is their only writer: it runs under the
+    // source socket's lock.
+    unsafe {
+        (*counters).bytes = (*counters).bytes.wrapping_add(u64::from(len));
+        (*counters).last_activity_ns = bpf_ktime_get_coarse_ns();
+    }
+    let mut turn = Turn { skb: ctx.as_ptr(), state, counters, offset: 0, len };
+    // SAFETY: `step` has the signature that the kernel calls; each turn takes at least one byte, so `len` suffice.
+    unsafe { bpf_loop(len, step as *mut c_void, core::ptr::from_mut(&mut turn).cast(), 0) };
+}
+
+/// One step of the scanner. Returns 1 to end the loop.
+extern "C" fn step(_turn: u32, turn: *mut Turn) -> i64 {
+    // SAFETY: `bpf_loop` passes the pointer that it was given, and nothing else uses it meanwhile.
+    let turn = unsafe { &mut *turn };
+    let (offset, len) = (turn.offset, turn.len);
+    if offset >= len {
+        return 1;
+    }
+    let available = len - offset;
+    let mut words = MaybeUninit::<[u64; WINDOW / 8]>::uninit();
+    let first = words.as_mut_ptr().cast::<u64>();
+    // SAFETY: both words are inside of `words`. Volatile: else the compiler clears them by calling `memset`.
+    unsafe {
+        core::ptr::write_volatile(first, 0);
+        core::ptr::write_volatile(first.add(1), 0);
+    }
+    let wanted = if available < WINDOW as u32 { available } else { WINDOW as u32 };
+    // SAFETY: reading a local. Volatile, so that the bounds below are checked where the verifier sees them.
+    let take = unsafe { core::ptr::read_volatile(&wanted) };
+    if take == 0 || take > WINDOW as u32 {
+        return 1;
+    }
+    // SAFETY: `words` has room for `take`, which is at most WINDOW bytes.
+    let got = unsafe { bpf_skb_load_bytes(turn.skb, offset, first.cast(), take) };
+    if got != 0 {
+        return 1;
+    }
+    // SAFETY: both point into map values with this verdict as their only writer (see `segment`).
+    let (state, counters) = unsafe { (&mut *turn.state, &mut *turn.counters) };
+    // SAFETY: the same bytes, all of them initialised.
+    let window = unsafe { &*(&raw const words).cast::<[u8; WINDOW]>() };
+    turn.offset = offset + state.scanner.step(window, u64::from(available), counters) as u32;
+    0
+}

@@ -1,0 +1,104 @@
+//! The composition root: which process this is, and what it starts.
+
+mod cli;
+mod probe;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+use crate::sys::privileges;
+use crate::{echo, gate, keeper};
+use cli::{Cli, Command};
+
+/// The keeper's name in the process list.
+const KEEPER: &str = "sluice-keeper";
+/// The gate's.
+const GATE: &str = "sluice-gate";
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// What failed, where, and what to do about it.
+pub fn run() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Run(arguments) => run_keeper(arguments),
+        Command::Check { config } => check(&config),
+        Command::Probe => probe::print(),
+        Command::Echo { listen } => run_echo(listen),
+        Command::Gate { user, control } => run_gate(&user, control),
+    }
+}
+
+fn run_keeper(arguments: cli::Run) -> anyhow::Result<()> {
+    let config = match arguments.config {
+        Some(path) => Config::load(&path)?,
+        None => Config::short(arguments.listen, arguments.backend),
+    };
+    become_keeper()?;
+    privileges::name(KEEPER);
+    init_log();
+    keeper::run(config)
+}
+
+/// Executes this same program again, same process, with the keeper's name as its own: `ps` shows what a process was
+/// called with.
+fn become_keeper() -> anyhow::Result<()> {
+    let mut arguments = std::env::args_os();
+    if arguments.next().is_some_and(|name| name == KEEPER) {
+        return Ok(());
+    }
+    let error = std::process::Command::new("/proc/self/exe").arg0(KEEPER).args(arguments).exec();
+    Err(error).context("cannot start the keeper from /proc/self/exe")
+}
+
+fn run_gate(user: &str, control: i32) -> anyhow::Result<()> {
+    privileges::name(GATE);
+    privileges::drop_all(user).context("the gate cannot give up its privileges")?;
+    privileges::die_with_parent().context("the gate cannot be bound to the keeper's life")?;
+    privileges::raise_open_files().context("cannot raise the limit on open files")?;
+    init_log();
+    let control: OwnedFd = crate::sys::inherited(control).context("`sluice gate` is started by `sluice run` only")?;
+    gate::run(control)
+}
+
+fn check(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    println!(
+        "{}: {} listeners, {} routes, {} backends: good",
+        path.display(),
+        config.listeners.len(),
+        config.routes.len(),
+        config.backends.len()
+    );
+    Ok(())
+}
+
+fn run_echo(listen: std::net::SocketAddr) -> anyhow::Result<()> {
+    let _ = privileges::raise_open_files();
+    init_log();
+    tokio::runtime::Runtime::new()
+        .context("cannot start the runtime")?
+        .block_on(async {
+            let listener =
+                tokio::net::TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+            println!("echo server on {}", listener.local_addr()?);
+            echo::serve(listener, echo::Options::default()).await
+        })
+        .map(|never| match never {})
+}
+
+/// Log lines go to standard error; `RUST_LOG` chooses which (default: info). With debug, the kernel program's own
+/// lines are among them.
+fn init_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let quiet = ["aya_obj=warn", "aya=warn", "hyper=info", "rustls=info"];
+    let filter = quiet.iter().filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
+    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
+}

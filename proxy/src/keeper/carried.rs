@@ -1,0 +1,48 @@
+//! Pairs that a gate carries itself, because their TLS keys are in userspace. They end with it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use proxy_common::layout::PairCounters;
+
+use super::relay::Ended;
+use crate::handoff::stats::{CARRIED, Stats};
+use crate::handoff::{Engine, Facts};
+
+/// The carried pairs by slot of the shared counters.
+pub(super) struct Carried {
+    stats: Arc<Stats>,
+    pairs: HashMap<u32, Facts>,
+}
+
+impl Carried {
+    pub(super) fn new(stats: Arc<Stats>) -> Self {
+        Self { stats, pairs: HashMap::new() }
+    }
+
+    /// A pair begins. A slot that the gate has no right to is ignored.
+    pub(super) fn open(&mut self, slot: u32, facts: Facts) {
+        if slot < CARRIED {
+            self.pairs.insert(slot, facts);
+        }
+    }
+
+    /// A pair has ended, with these counts.
+    pub(super) fn close(&mut self, slot: u32, counters: &PairCounters, ended: &mut Ended) {
+        if self.pairs.remove(&slot).is_some() {
+            ended.add(Engine::Copy, &counters.dirs);
+        }
+    }
+
+    /// The gate is gone, and every pair that it carried. (A gate clears a slot when it takes it.)
+    pub(super) fn close_all(&mut self, ended: &mut Ended) {
+        for (slot, _) in self.pairs.drain() {
+            ended.add(Engine::Copy, &self.stats.carried(slot).dirs);
+        }
+    }
+
+    /// Every carried pair and its counts.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Facts, PairCounters)> {
+        self.pairs.iter().map(|(slot, facts)| (facts, self.stats.carried(*slot)))
+    }
+}

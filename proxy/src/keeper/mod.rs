@@ -1,0 +1,295 @@
+//! The keeper: owns the listeners, the kernel program and every relayed pair, and parses nothing but frame headers.
+//!
+//! One thread, one `epoll`. A pair that the kernel relays costs a slot of the table and two descriptors; its sockets
+//! are watched for their end only, so its messages wake nobody.
+
+mod carried;
+mod gate_process;
+mod listeners;
+mod pair;
+mod pump;
+mod reactor;
+mod relay;
+mod snapshot;
+mod table;
+mod timers;
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rustix::event::epoll::EventFlags;
+
+use crate::config::{Config, EngineChoice};
+use crate::handoff::stats::Stats;
+use crate::handoff::wire::{self, Packet, Received};
+use crate::handoff::{Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, ToGate, ToKeeper, WhyNot};
+use crate::kernel::{Kernel, probe};
+use crate::sys::privileges;
+use crate::sys::signals::Termination;
+use carried::Carried;
+use gate_process::GateProcess;
+use listeners::Listeners;
+use reactor::{Reactor, Source};
+use relay::Relay;
+
+/// How long pairs may take to deliver what is in flight when Sluice is told to stop.
+const FAREWELL: Duration = Duration::from_secs(6);
+
+/// Descriptors that are not pairs': maps, the program, listeners, control sockets, logs, and some to spare.
+const RESERVED_FILES: u64 = 96;
+
+/// How many pairs a process with this limit on open files can hold.
+#[must_use]
+pub fn pairs_for(files: u64) -> u32 {
+    u32::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(u32::MAX).clamp(1, 1 << 20)
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A listener cannot be bound, a certificate not be opened, the engine that the configuration demands not be had, or
+/// a system call fails that must not.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let termination = Termination::block().context("cannot take over SIGTERM and SIGINT")?;
+    let files = privileges::raise_open_files().context("cannot raise the limit on open files")?;
+    let mut capacity = pairs_for(files);
+    if config.limits.connections > 0 {
+        capacity = capacity.min(config.limits.connections);
+    }
+    let listeners = Listeners::open(&config)?;
+    let (kernel, why_not) = choose_engine(&config, capacity)?;
+    privileges::keep_for_keeper().context("cannot give up capabilities")?;
+    let (stats_file, stats) = Stats::create().context("cannot make the shared counters")?;
+    let reactor = Reactor::new().context("cannot make an epoll instance")?;
+    reactor.add(&termination, Source::Signal, EventFlags::IN)?;
+    if let Some(kernel) = &kernel {
+        reactor.add(kernel.events_fd(), Source::Events, EventFlags::IN)?;
+        if let Some(log) = kernel.log_fd() {
+            reactor.add(log, Source::Log, EventFlags::IN)?;
+        }
+    }
+    let relay = Relay::new(&config, capacity, kernel, why_not, reactor).context("cannot set up the relay")?;
+    let keeper = Keeper {
+        gate: GateProcess::new(),
+        carried: Carried::new(Arc::new(stats)),
+        config,
+        capacity,
+        listeners,
+        stats_file,
+        relay,
+        buffer: vec![0; MAX_MESSAGE + 1],
+    };
+    keeper.serve(&termination)
+}
+
+/// The kernel relay, if it can be had and is wanted; else why not.
+fn choose_engine(config: &Config, capacity: u32) -> anyhow::Result<(Option<Kernel>, Option<WhyNot>)> {
+    match probe::kernel(config.relay.engine, capacity, config.relay.backlog_limit) {
+        Ok(kernel) => {
+            tracing::info!(engine = "sockmap", capacity, "the kernel relays plain pairs");
+            Ok((Some(kernel), None))
+        }
+        Err(refusal) if config.relay.engine == EngineChoice::Sockmap => Err(anyhow::anyhow!(
+            "relay.engine is \"sockmap\", which cannot be had ({}): {}",
+            refusal.why_not.label(),
+            refusal.detail
+        )),
+        Err(refusal) => {
+            let why = refusal.why_not.label();
+            tracing::info!(engine = "copy", why, detail = refusal.detail, capacity, "userspace relays plain pairs");
+            Ok((None, Some(refusal.why_not)))
+        }
+    }
+}
+
+struct Keeper {
+    config: Config,
+    capacity: u32,
+    listeners: Listeners,
+    stats_file: OwnedFd,
+    carried: Carried,
+    gate: GateProcess,
+    relay: Relay,
+    buffer: Vec<u8>,
+}
+
+impl Keeper {
+    fn serve(mut self, termination: &Termination) -> anyhow::Result<()> {
+        let mut until = None;
+        loop {
+            let now = Instant::now();
+            if until.is_some_and(|until| now >= until || self.relay.table.live() == 0) {
+                return Ok(());
+            }
+            if self.gate.next_start(now) == Some(Duration::ZERO) {
+                self.start_gate()?;
+            }
+            let sleep = [self.relay.sleep(now), self.gate.next_start(now), until.map(|until| until - now)];
+            let ready = self.relay.reactor.wait(sleep.into_iter().flatten().min()).context("epoll failed")?;
+            for (source, flags) in ready {
+                match source {
+                    Source::Gate => self.read_gate(),
+                    Source::Events => self.read_events(),
+                    Source::Log => self.flush_log(),
+                    Source::Signal if termination.arrived() && until.is_none() => {
+                        tracing::info!(pairs = self.relay.table.live(), "told to stop");
+                        self.gate.stop();
+                        self.relay.farewell_all(Instant::now());
+                        until = Some(Instant::now() + FAREWELL);
+                    }
+                    Source::Signal => {}
+                    Source::Socket { index, generation } => self.relay.on_socket(index, generation, flags),
+                }
+            }
+            self.relay.turn(Instant::now());
+            self.report_ended();
+        }
+    }
+
+    fn read_events(&mut self) {
+        while let Some(event) = self.relay.kernel.as_mut().and_then(Kernel::next_event) {
+            self.relay.on_event(event.index, event.cookie);
+        }
+    }
+
+    fn flush_log(&mut self) {
+        if let Some(kernel) = &mut self.relay.kernel {
+            kernel.flush_log();
+        }
+    }
+
+    /// Starts a gate and tells it everything. A failure at the very first start is fatal, a later one is tried again.
+    fn start_gate(&mut self) -> anyhow::Result<()> {
+        let result =
+            self.gate.start(&self.config.process.user).map_err(anyhow::Error::from).and_then(|()| self.brief());
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) if self.gate.ever_ready => {
+                tracing::error!(error = format!("{error:#}"), "cannot start a gate; trying again");
+                self.gate.reap();
+                Ok(())
+            }
+            Err(error) => Err(error.context("cannot start the gate")),
+        }
+    }
+
+    fn brief(&mut self) -> anyhow::Result<()> {
+        self.listeners.rewind().context("cannot read the certificate files again")?;
+        let control = self.gate.control().context("there is no gate")?;
+        self.relay.reactor.add(control, Source::Gate, EventFlags::IN | EventFlags::RDHUP)?;
+        self.relay.ended.unreported = 0;
+        let hello = Hello {
+            config: self.config.clone(),
+            engine: self.relay.engine(),
+            why_not: self.relay.why_not,
+            capacity: self.capacity,
+            live: self.relay.table.live(),
+        };
+        wire::send(control, &ToGate::Hello(Box::new(hello)), &[self.stats_file.as_fd()])?;
+        for (index, listener) in (0..).zip(&self.listeners.clients) {
+            let mut fds = vec![listener.socket.as_fd()];
+            fds.extend(listener.pem.iter().flatten().map(std::os::fd::AsFd::as_fd));
+            wire::send(control, &ToGate::Listener { index, tls: listener.pem.is_some() }, &fds)?;
+        }
+        if let Some(admin) = &self.listeners.admin {
+            wire::send(control, &ToGate::Admin, &[admin.as_fd()])?;
+        }
+        wire::send(control, &ToGate::Start, &[])?;
+        Ok(())
+    }
+
+    fn read_gate(&mut self) {
+        loop {
+            let Some(control) = self.gate.control() else { return };
+            match wire::receive::<ToKeeper>(control, &mut self.buffer) {
+                Ok(Received::Packet(packet)) => self.on_message(packet),
+                Ok(Received::Garbage) => tracing::error!("the gate sent a message that cannot be understood"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(Received::Closed) | Err(_) => {
+                    self.lose_gate();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn lose_gate(&mut self) {
+        if let Some(control) = self.gate.control() {
+            self.relay.reactor.remove(control);
+        }
+        self.carried.close_all(&mut self.relay.ended);
+        self.gate.reap();
+    }
+
+    fn on_message(&mut self, packet: Packet<ToKeeper>) {
+        let Packet { message, fds } = packet;
+        match message {
+            ToKeeper::Ready => {
+                self.gate.ever_ready = true;
+                let addresses = self.listeners.clients.iter().filter_map(|listener| listener.socket.local_addr().ok());
+                let addresses = addresses.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
+                tracing::info!(listening = addresses, starts = self.gate.starts, "ready");
+            }
+            ToKeeper::Pair(pair) => self.on_pair(*pair, fds),
+            ToKeeper::CarriedOpen { slot, facts } if self.known(&facts) => self.carried.open(slot, facts),
+            ToKeeper::CarriedOpen { .. } => tracing::error!("the gate named a route that does not exist"),
+            ToKeeper::CarriedClosed { slot, counters } => self.carried.close(slot, &counters, &mut self.relay.ended),
+            ToKeeper::Snapshot { request } => self.answer_snapshot(request),
+        }
+    }
+
+    fn on_pair(&mut self, pair: NewPair, fds: Vec<OwnedFd>) {
+        let sane = self.known(&pair.facts)
+            && pair.to_backend.len() <= MAX_LEFTOVER
+            && pair.to_client.len() <= MAX_LEFTOVER
+            && fds.iter().all(|fd| is_tcp(fd.as_fd()));
+        match <[OwnedFd; 2]>::try_from(fds) {
+            Ok(sockets) if sane => self.relay.open(pair, sockets, Instant::now()),
+            _ => {
+                self.relay.ended.unreported += 1;
+                tracing::error!(conn = %pair.facts.id, "the gate handed over a pair that makes no sense");
+            }
+        }
+    }
+
+    /// Whether the indices are of things that exist.
+    fn known(&self, facts: &Facts) -> bool {
+        let server = self.config.backends.get(usize::from(facts.backend));
+        usize::from(facts.listener) < self.config.listeners.len()
+            && usize::from(facts.route) < self.config.routes.len()
+            && server.is_some_and(|backend| usize::from(facts.server) < backend.servers.len())
+    }
+
+    fn answer_snapshot(&mut self, request: u64) {
+        let Some(control) = self.gate.control() else { return };
+        let snapshot = snapshot::take(&self.relay, &self.carried, self.gate.starts);
+        let sent = snapshot::into_memfd(&snapshot)
+            .and_then(|file| wire::send(control, &ToGate::Snapshot { request }, &[file.as_fd()]));
+        if let Err(error) = sent {
+            tracing::warn!(%error, "cannot answer the gate's question for the live pairs");
+        }
+    }
+
+    /// Tells the gate how many of the keeper's pairs have ended, as soon as it listens.
+    fn report_ended(&mut self) {
+        let count = self.relay.ended.unreported;
+        if count == 0 {
+            return;
+        }
+        if let Some(control) = self.gate.control()
+            && wire::send(control, &ToGate::Closed { count }, &[]).is_ok()
+        {
+            self.relay.ended.unreported = 0;
+        }
+    }
+}
+
+/// Whether a descriptor that the gate sent is a connected TCP socket: anything else could block the keeper.
+fn is_tcp(fd: BorrowedFd<'_>) -> bool {
+    use rustix::net::{SocketType, ipproto, sockopt};
+    sockopt::socket_protocol(fd).is_ok_and(|protocol| protocol == Some(ipproto::TCP))
+        && sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM)
+}

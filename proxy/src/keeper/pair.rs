@@ -1,0 +1,159 @@
+//! One relayed pair, as the keeper's table holds it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use proxy_common::layout::Direction;
+use proxy_common::scan::Scanner;
+use rustix::event::epoll::EventFlags;
+
+use super::pump::Spill;
+use crate::handoff::{Engine, Facts, WhyNot};
+
+/// One direction of a pair. Its source is the socket with the same index, its target the other.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// What the target has refused so far.
+    pub(super) spill: Spill,
+    /// Where in a frame the direction stands, while userspace counts.
+    pub(super) scanner: Scanner,
+    /// What the target's TCP had accepted when the pair entered the sockmap.
+    pub(super) base: u64,
+    /// The count of redirected bytes for which the target was last found to have accepted all.
+    pub(super) drained_for: Option<u64>,
+    /// How often the target has been found not drained in a row.
+    pub(super) drain_polls: u8,
+    /// A drain timer is running.
+    pub(super) drain_timer: bool,
+    /// The source's socket has told of its end; reading will show it.
+    pub(super) ending: bool,
+    /// The source's end has been read.
+    pub(super) ended: bool,
+    /// The target has got its FIN.
+    pub(super) shut: bool,
+    /// Everything that the source has sent so far has been carried over.
+    pub(super) idle: bool,
+    /// Userspace waits for bytes of the source.
+    pub(super) want_read: bool,
+    /// Userspace waits for room in the target.
+    pub(super) want_write: bool,
+}
+
+/// How a pair is being brought to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closing {
+    /// One side is gone. The other gets what is under way to it, then an RST.
+    Reset {
+        /// The direction that still delivers.
+        delivers: Direction,
+        /// When the RST is sent at the latest.
+        deadline: Instant,
+    },
+    /// Both sides get what is under way to them, then a FIN.
+    Farewell {
+        /// When the sockets are closed at the latest.
+        deadline: Instant,
+    },
+}
+
+/// Why a pair ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EndReason {
+    /// Both sides sent FIN.
+    Finished,
+    /// The client's connection was reset or timed out.
+    ClientFailed,
+    /// The backend's connection was reset or timed out.
+    BackendFailed,
+    /// `relay.idle_timeout`.
+    Idle,
+    /// `relay.max_lifetime`.
+    Lifetime,
+    /// Sluice was told to stop.
+    Shutdown,
+    /// The kernel had to give up a byte of the stream (it was out of memory).
+    KernelBroken,
+}
+
+impl EndReason {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Finished,
+        Self::ClientFailed,
+        Self::BackendFailed,
+        Self::Idle,
+        Self::Lifetime,
+        Self::Shutdown,
+        Self::KernelBroken,
+    ];
+
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ClientFailed => "client-failed",
+            Self::BackendFailed => "backend-failed",
+            Self::Idle => "idle-timeout",
+            Self::Lifetime => "max-lifetime",
+            Self::Shutdown => "shutdown",
+            Self::KernelBroken => "kernel-broken",
+        }
+    }
+}
+
+/// One relayed pair.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) facts: Facts,
+    /// The client's socket, then the backend's: by `Direction` as their source.
+    pub(super) sockets: [OwnedFd; 2],
+    pub(super) cookies: [u64; 2],
+    pub(super) flows: [Flow; 2],
+    pub(super) generation: u32,
+    pub(super) engine: Engine,
+    pub(super) why_not: Option<WhyNot>,
+    /// It is to enter the sockmap as soon as both directions are idle.
+    pub(super) promote: bool,
+    pub(super) closing: Option<Closing>,
+    pub(super) reason: EndReason,
+    pub(super) opened: Instant,
+    /// What the `epoll` watches on each socket now.
+    pub(super) watched: [EventFlags; 2],
+}
+
+/// What userspace watches on each socket of a pair that the kernel relays: its end only.
+const END: EventFlags = EventFlags::RDHUP.union(EventFlags::ET);
+
+impl Pair {
+    pub(super) fn flow(&self, direction: Direction) -> &Flow {
+        &self.flows[direction as usize]
+    }
+
+    pub(super) fn flow_mut(&mut self, direction: Direction) -> &mut Flow {
+        &mut self.flows[direction as usize]
+    }
+
+    /// The socket that a direction comes from.
+    pub(super) fn source(&self, direction: Direction) -> BorrowedFd<'_> {
+        self.sockets[direction as usize].as_fd()
+    }
+
+    /// The socket that a direction goes to.
+    pub(super) fn target(&self, direction: Direction) -> BorrowedFd<'_> {
+        self.source(direction.reverse())
+    }
+
+    /// What must be watched on the socket that `side` comes from.
+    pub(super) fn wanted(&self, side: Direction) -> EventFlags {
+        if self.engine == Engine::Copy {
+            return END | EventFlags::IN | EventFlags::OUT;
+        }
+        let mut flags = END;
+        flags.set(EventFlags::IN, self.flow(side).want_read);
+        flags.set(EventFlags::OUT, self.flow(side.reverse()).want_write);
+        flags
+    }
+
+    /// Both targets have got their FIN.
+    pub(super) fn both_shut(&self) -> bool {
+        self.flows.iter().all(|flow| flow.shut)
+    }
+}

@@ -1,0 +1,169 @@
+//! Moves bytes of one direction from socket to socket, through a buffer that all pairs share.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+/// What the target has refused so far. Costs nothing while there is nothing.
+#[derive(Debug, Default)]
+pub(super) struct Spill(Option<Box<(Vec<u8>, usize)>>);
+
+impl Spill {
+    /// Bytes that wait already.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        if bytes.is_empty() { Self(None) } else { Self(Some(Box::new((bytes, 0)))) }
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// How many bytes wait.
+    pub(super) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |spill| spill.0.len() - spill.1)
+    }
+
+    fn waiting(&self) -> &[u8] {
+        self.0.as_ref().and_then(|spill| spill.0.get(spill.1..)).unwrap_or_default()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        if let Some(spill) = &mut self.0 {
+            spill.1 += bytes;
+            if spill.1 >= spill.0.len() {
+                self.0 = None;
+            }
+        }
+    }
+}
+
+/// Why a pump stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// The source has nothing more for now; nothing waits for the target.
+    Idle,
+    /// The target takes no more for now; what it refused waits in the spill.
+    Blocked,
+    /// As much as was asked for has been read, and accepted by the target.
+    Enough,
+    /// The source has ended; everything before its end has been accepted by the target.
+    End,
+    /// The source's socket failed.
+    SourceFailed(Errno),
+    /// The target's socket failed.
+    TargetFailed(Errno),
+}
+
+/// One direction's sockets and what waits between them.
+pub(super) struct Pump<'a> {
+    pub(super) source: BorrowedFd<'a>,
+    pub(super) target: BorrowedFd<'a>,
+    pub(super) spill: &'a mut Spill,
+    /// Shared by all pairs; empty of meaning between calls.
+    pub(super) buffer: &'a mut [u8],
+    /// The source is known to have ended, so that its end makes no new event: read until it shows.
+    pub(super) ending: bool,
+}
+
+impl Pump<'_> {
+    /// Sends what waits, then reads and sends up to `most` bytes.
+    ///
+    /// `read` sees bytes as they are read, `sent` how many the target's TCP has accepted. A source that has been
+    /// read less than the buffer holds is taken to be empty: its next byte makes a new event.
+    pub(super) fn run(&mut self, most: usize, mut read: impl FnMut(&[u8]), mut sent: impl FnMut(usize)) -> Stopped {
+        let mut left = most;
+        loop {
+            if let Err(stopped) = self.flush(&mut sent) {
+                return stopped;
+            }
+            if left == 0 {
+                return Stopped::Enough;
+            }
+            let room = left.min(self.buffer.len());
+            let got = match self.receive(room) {
+                Ok(0) => return Stopped::End,
+                Ok(got) => got,
+                Err(Errno::AGAIN) => return Stopped::Idle,
+                Err(error) => return Stopped::SourceFailed(error),
+            };
+            left -= got;
+            let bytes = self.buffer.get(..got).unwrap_or_default();
+            read(bytes);
+            let accepted = match send(self.target, bytes) {
+                Ok(accepted) => accepted,
+                Err(Errno::AGAIN) => 0,
+                Err(error) => return Stopped::TargetFailed(error),
+            };
+            sent(accepted);
+            if accepted < got {
+                *self.spill = Spill::of(bytes.get(accepted..).unwrap_or_default().to_vec());
+                return Stopped::Blocked;
+            }
+            if got < room && !self.ending {
+                return Stopped::Idle;
+            }
+        }
+    }
+
+    /// Sends what waits.
+    fn flush(&mut self, sent: &mut impl FnMut(usize)) -> Result<(), Stopped> {
+        while !self.spill.is_empty() {
+            match send(self.target, self.spill.waiting()) {
+                Ok(accepted) => {
+                    self.spill.consume(accepted);
+                    sent(accepted);
+                }
+                Err(Errno::AGAIN) => return Err(Stopped::Blocked),
+                Err(error) => return Err(Stopped::TargetFailed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, room: usize) -> Result<usize, Errno> {
+        let into = self.buffer.get_mut(..room).unwrap_or_default();
+        loop {
+            match rustix::net::recv(self.source, &mut *into, RecvFlags::DONTWAIT) {
+                Err(Errno::INTR) => {}
+                Ok((got, _)) => return Ok(got),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Sends what the target takes, without waiting and without SIGPIPE.
+fn send(target: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    loop {
+        match rustix::net::send(target, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// What a look at the source without reading shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peeked {
+    /// Nothing yet.
+    Nothing,
+    /// Bytes.
+    Bytes,
+    /// Its end.
+    End,
+    /// Its failure.
+    Failed(Errno),
+}
+
+/// Looks at the source without reading.
+pub(super) fn peek(source: BorrowedFd<'_>) -> Peeked {
+    let mut byte = [0];
+    match rustix::net::recv(source, &mut byte[..], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+        Ok((0, _)) => Peeked::End,
+        Ok(_) => Peeked::Bytes,
+        Err(Errno::AGAIN | Errno::INTR) => Peeked::Nothing,
+        Err(error) => Peeked::Failed(error),
+    }
+}

@@ -1,0 +1,158 @@
+//! How pairs end.
+//!
+//! * Both sides sent FIN, each was passed on behind everything before it: the sockets are closed.
+//! * One side was reset or timed out: what is under way to the other side is delivered, then it gets an RST, as it
+//!   would have without a proxy.
+//! * A limit was reached or Sluice stops: both sides get what is under way to them, then a FIN.
+
+use std::time::{Duration, Instant};
+
+use proxy_common::layout::{Direction, index};
+use rustix::net::sockopt;
+
+use super::super::pair::{Closing, EndReason, Pair};
+use super::super::timers::Reason;
+use super::Relay;
+use crate::handoff::Engine;
+use crate::kernel::Kernel;
+use crate::sys::socket;
+
+/// How long one side's last bytes may take to be acknowledged after the other side was reset.
+const RESET_LINGER: Duration = Duration::from_secs(5);
+/// How long both sides' last bytes may take when it was Sluice that ended the pair.
+const FAREWELL_LINGER: Duration = Duration::from_secs(5);
+/// How often to look whether they are.
+const POLL: Duration = Duration::from_millis(5);
+
+impl Relay {
+    /// The socket that `side` comes from has failed.
+    pub(super) fn fail(&mut self, slot: u32, side: Direction) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        let other_failed = match pair.closing {
+            None => false,
+            Some(Closing::Reset { delivers, .. }) => delivers != side,
+            Some(Closing::Farewell { .. }) => true,
+        };
+        if pair.closing.is_some() {
+            if other_failed {
+                self.finish(slot);
+            }
+            return;
+        }
+        pair.reason = match side {
+            Direction::ClientToBackend => EndReason::ClientFailed,
+            Direction::BackendToClient => EndReason::BackendFailed,
+        };
+        let now = Instant::now();
+        pair.closing = Some(Closing::Reset { delivers: side, deadline: now + RESET_LINGER });
+        self.hold(slot);
+        self.on_closing_timer(slot, now);
+    }
+
+    /// Both sides get an RST at once.
+    pub(super) fn abort(&mut self, slot: u32, reason: EndReason) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        pair.reason = reason;
+        let now = Instant::now();
+        pair.closing = Some(Closing::Reset { delivers: Direction::ClientToBackend, deadline: now });
+        self.finish(slot);
+    }
+
+    /// Both sides get what is under way to them, then a FIN.
+    pub(super) fn farewell(&mut self, slot: u32, reason: EndReason, now: Instant) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        if pair.closing.is_some() {
+            return;
+        }
+        pair.reason = reason;
+        pair.closing = Some(Closing::Farewell { deadline: now + FAREWELL_LINGER });
+        for flow in &mut pair.flows {
+            flow.ended = true;
+        }
+        self.hold(slot);
+        for direction in Direction::ALL {
+            self.drive(slot, direction);
+        }
+        self.on_closing_timer(slot, now);
+    }
+
+    /// As [`Relay::farewell`], for every pair.
+    pub(in super::super) fn farewell_all(&mut self, now: Instant) {
+        for slot in self.table.slots() {
+            self.farewell(slot, EndReason::Shutdown, now);
+        }
+    }
+
+    pub(super) fn on_closing_timer(&mut self, slot: u32, now: Instant) {
+        let Some(pair) = self.table.get(slot) else { return };
+        let over = match pair.closing {
+            None => return,
+            Some(Closing::Reset { delivers, deadline }) => {
+                let target = pair.target(delivers);
+                let acknowledged = socket::unacknowledged(target).is_ok_and(|bytes| bytes == 0);
+                now >= deadline || (acknowledged && self.delivered(slot, delivers))
+            }
+            Some(Closing::Farewell { deadline }) => {
+                let quiet = |direction: Direction| {
+                    // The FIN counts as one byte.
+                    socket::unacknowledged(pair.target(direction)).is_ok_and(|bytes| bytes == 0)
+                };
+                now >= deadline || (pair.both_shut() && Direction::ALL.into_iter().all(quiet))
+            }
+        };
+        if over {
+            self.finish(slot);
+        } else {
+            self.set_timer(slot, now + POLL, Reason::Closing);
+        }
+    }
+
+    /// Closes a pair's sockets and forgets it, but for its counts.
+    pub(super) fn finish(&mut self, slot: u32) {
+        let Some(pair) = self.table.remove(slot) else { return };
+        self.ended.unreported += 1;
+        if let Some(kernel) = &mut self.kernel
+            && pair.engine == Engine::Sockmap
+        {
+            kernel.remove(slot, pair.cookies);
+        }
+        if matches!(pair.closing, Some(Closing::Reset { .. })) {
+            for side in Direction::ALL {
+                // A close with this setting sends an RST.
+                let _ = sockopt::set_socket_linger(pair.source(side), Some(Duration::ZERO));
+            }
+        }
+        for side in Direction::ALL {
+            self.reactor.remove(pair.source(side));
+        }
+        let Pair { facts, sockets, engine, reason, opened, .. } = *pair;
+        drop(sockets);
+        tracing::debug!(conn = %facts.id, reason = reason.label(), age = ?opened.elapsed(), "the pair has ended");
+        self.fold(slot, engine, reason);
+    }
+
+    /// Adds what a pair counted to the totals, and clears its slot.
+    fn fold(&mut self, slot: u32, engine: Engine, reason: EndReason) {
+        if let Some(counters) = self.counters() {
+            let counted = Direction::ALL.map(|direction| counters.read(index(slot, direction)));
+            self.ended.add(engine, &counted);
+        }
+        if let Some(kernel) = &self.kernel {
+            let flips = Direction::ALL.map(|direction| u64::from(kernel.verdicts.read(index(slot, direction)).flips));
+            self.ended.flips += flips.into_iter().sum::<u64>();
+        }
+        if let Some(count) = self.ended.reasons.get_mut(reason as usize) {
+            *count += 1;
+        }
+        match (&self.kernel, &self.own_counters) {
+            (Some(kernel), _) => Kernel::clear(kernel, slot),
+            (None, Some(counters)) => {
+                for direction in Direction::ALL {
+                    let mut cell = crate::sys::mapped::Slot::new(index(slot, direction));
+                    counters.write(&mut cell, &proxy_common::layout::DirCounters::ZERO);
+                }
+            }
+            (None, None) => {}
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The `copy` engine: userspace reads and writes, and counts with the same scanner as the kernel program.
+
+use proxy_common::layout::{Direction, index};
+
+use super::super::pump::{Pump, Stopped};
+use super::{Relay, TURN, now_coarse_ns};
+use crate::sys::mapped::Slot;
+
+impl Relay {
+    pub(super) fn drive_copy(&mut self, slot: u32, direction: Direction) {
+        let Some(pair) = self.table.get(slot) else { return };
+        let flow = pair.flow(direction);
+        if flow.shut || (flow.ended && flow.spill.is_empty()) {
+            self.end_copy(slot, direction);
+            return;
+        }
+        match self.pump_copy(slot, direction) {
+            Some(Stopped::Idle) => {
+                self.promote_when_idle(slot);
+            }
+            Some(Stopped::Enough) => self.again.push_back((slot, direction)),
+            Some(Stopped::End) => {
+                if let Some(pair) = self.table.get_mut(slot) {
+                    pair.flow_mut(direction).ended = true;
+                }
+                self.end_copy(slot, direction);
+            }
+            Some(Stopped::SourceFailed(_)) => self.fail(slot, direction),
+            Some(Stopped::TargetFailed(_)) => self.fail(slot, direction.reverse()),
+            Some(Stopped::Blocked) | None => {}
+        }
+    }
+
+    fn end_copy(&mut self, slot: u32, direction: Direction) {
+        let Some(pair) = self.table.get(slot) else { return };
+        let flow = pair.flow(direction);
+        if flow.ended && flow.spill.is_empty() {
+            self.shut(slot, direction);
+        }
+    }
+
+    fn pump_copy(&mut self, slot: u32, direction: Direction) -> Option<Stopped> {
+        let counters = self.kernel.as_ref().map(|kernel| &kernel.counters).or(self.own_counters.as_ref());
+        let pair = self.table.get_mut(slot)?;
+        let [client, backend] = &pair.sockets;
+        let (source, target) = match direction {
+            Direction::ClientToBackend => (client, backend),
+            Direction::BackendToClient => (backend, client),
+        };
+        let flow = &mut pair.flows[direction as usize];
+        let (scanner, ended) = (&mut flow.scanner, flow.ended);
+        let mut pump = Pump {
+            source: std::os::fd::AsFd::as_fd(source),
+            target: std::os::fd::AsFd::as_fd(target),
+            spill: &mut flow.spill,
+            buffer: &mut self.buffer,
+            ending: flow.ending,
+        };
+        let mut cell = Slot::new(index(slot, direction));
+        let read = |bytes: &[u8]| {
+            if let Some(counters) = counters {
+                counters.update(&mut cell, |mine| {
+                    scanner.feed(bytes, mine);
+                    mine.last_activity_ns = now_coarse_ns();
+                });
+            }
+        };
+        // A source that has ended, or was made to, is not read again; what waits is still delivered.
+        let stopped = pump.run(if ended { 0 } else { TURN }, read, |_| {});
+        flow.idle = stopped == Stopped::Idle;
+        Some(if ended && stopped == Stopped::Enough { Stopped::End } else { stopped })
+    }
+
+    fn promote_when_idle(&mut self, slot: u32) {
+        let Some(pair) = self.table.get(slot) else { return };
+        let quiet = pair.flows.iter().all(|flow| flow.idle && !flow.ending && !flow.ended);
+        if pair.promote && quiet && pair.closing.is_none() {
+            self.promote(slot);
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The relay: every pair that the keeper holds, whatever carries it.
+//!
+//! A pair begins in the [`copy`] engine, which delivers what was read ahead during the handshakes. Once nothing is
+//! under way in either direction it enters the [`sockmap`] engine, if there is one.
+
+mod closing;
+mod copy;
+mod sockmap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use proxy_common::layout::{DirCounters, Direction, PairCounters, index};
+use rustix::event::epoll::EventFlags;
+use rustix::net::sockopt;
+
+use super::pair::{EndReason, Flow, Pair};
+use super::pump::Spill;
+use super::reactor::{Reactor, Source};
+use super::table::Table;
+use super::timers::{Reason, Timer, Timers};
+use crate::config::Config;
+use crate::handoff::{Engine, NewPair, WhyNot};
+use crate::kernel::Kernel;
+use crate::sys::mapped::{MappedArray, Slot};
+
+/// The buffer that all pairs share, in bytes: what one system call moves at most, and so what one congested direction
+/// may hold in userspace.
+const BUFFER: usize = 64 * 1024;
+
+/// Bytes that one direction may move before the others get their turn.
+const TURN: usize = 4 * BUFFER;
+
+/// Every pair, and what carries them.
+pub(super) struct Relay {
+    pub(super) table: Table,
+    pub(super) reactor: Reactor,
+    pub(super) kernel: Option<Kernel>,
+    /// The counters' place where there is no kernel program.
+    own_counters: Option<MappedArray<DirCounters>>,
+    pub(super) why_not: Option<WhyNot>,
+    timers: Timers,
+    /// Directions that have more to do in the next turn.
+    again: VecDeque<(u32, Direction)>,
+    buffer: Vec<u8>,
+    limits: Limits,
+    pub(super) ended: Ended,
+}
+
+struct Limits {
+    idle: Option<Duration>,
+    lifetime: Option<Duration>,
+    keepalive: Duration,
+    user_timeout: Duration,
+}
+
+/// What the pairs that have ended had counted.
+#[derive(Default)]
+pub(super) struct Ended {
+    /// By engine, in the order of [`Engine::ALL`].
+    pub(super) counters: [PairCounters; 2],
+    /// By reason, in the order of [`EndReason::ALL`].
+    pub(super) reasons: [u64; EndReason::ALL.len()],
+    /// By direction and close code.
+    pub(super) close_codes: std::collections::BTreeMap<(u32, u32), u64>,
+    /// Moves of directions to user mode.
+    pub(super) flips: u64,
+    /// Pairs that ended since this was last asked for.
+    pub(super) unreported: u32,
+}
+
+impl Ended {
+    /// Adds what one pair counted.
+    pub(super) fn add(&mut self, engine: Engine, counted: &[DirCounters; 2]) {
+        let totals = &mut self.counters[usize::from(engine == Engine::Copy)].dirs;
+        for ((total, mine), direction) in totals.iter_mut().zip(counted).zip(Direction::ALL) {
+            total.add(mine);
+            if mine.close_code != 0 {
+                *self.close_codes.entry((direction as u32, mine.close_code)).or_default() += 1;
+            }
+        }
+    }
+}
+
+impl Relay {
+    pub(super) fn new(
+        config: &Config,
+        capacity: u32,
+        kernel: Option<Kernel>,
+        why_not: Option<WhyNot>,
+        reactor: Reactor,
+    ) -> io::Result<Self> {
+        let own_counters = match kernel {
+            Some(_) => None,
+            None => Some(MappedArray::anonymous(capacity as usize * 2)?),
+        };
+        Ok(Self {
+            table: Table::new(capacity),
+            reactor,
+            kernel,
+            own_counters,
+            why_not,
+            timers: Timers::default(),
+            again: VecDeque::new(),
+            buffer: vec![0; BUFFER],
+            limits: Limits {
+                idle: config.relay.idle_timeout,
+                lifetime: config.relay.max_lifetime,
+                keepalive: config.relay.keepalive,
+                user_timeout: config.relay.user_timeout,
+            },
+            ended: Ended::default(),
+        })
+    }
+
+    /// The engine that a new pair is meant for.
+    pub(super) fn engine(&self) -> Engine {
+        if self.kernel.is_some() { Engine::Sockmap } else { Engine::Copy }
+    }
+
+    pub(super) fn counters(&self) -> Option<&MappedArray<DirCounters>> {
+        self.kernel.as_ref().map(|kernel| &kernel.counters).or(self.own_counters.as_ref())
+    }
+
+    /// Takes a pair over. If it cannot, both sockets are closed, which both sides see.
+    pub(super) fn open(&mut self, new: NewPair, sockets: [OwnedFd; 2], now: Instant) {
+        let cookies = [0, 1].map(|side: usize| sockopt::socket_cookie(&sockets[side]).unwrap_or(0));
+        for socket in &sockets {
+            if let Err(error) = self.prepare(socket) {
+                tracing::warn!(conn = %new.facts.id, %error, "cannot set keepalive on a relayed socket");
+            }
+        }
+        let mut flows = [Flow::default(), Flow::default()];
+        let leftovers = [new.to_backend, new.to_client];
+        let id = new.facts.id;
+        let generation = self.table.next_generation();
+        let mut counted = PairCounters::ZERO;
+        for ((flow, bytes), counters) in flows.iter_mut().zip(leftovers).zip(&mut counted.dirs) {
+            flow.scanner.feed(&bytes, counters);
+            flow.spill = Spill::of(bytes);
+        }
+        let pair = Pair {
+            facts: new.facts,
+            sockets,
+            cookies,
+            flows,
+            generation,
+            engine: Engine::Copy,
+            why_not: self.why_not,
+            promote: self.kernel.is_some(),
+            closing: None,
+            reason: EndReason::Finished,
+            opened: now,
+            watched: [EventFlags::empty(); 2],
+        };
+        let Some(slot) = self.table.insert(Box::new(pair)) else {
+            self.ended.unreported += 1;
+            tracing::error!(conn = %id, "the table of pairs is full; a pair was dropped");
+            return;
+        };
+        self.count_leftovers(slot, &counted);
+        self.set_limit_timer(slot, now);
+        self.settle(slot);
+        for direction in Direction::ALL {
+            self.drive(slot, direction);
+        }
+    }
+
+    fn prepare(&self, socket: &OwnedFd) -> io::Result<()> {
+        rustix::io::ioctl_fionbio(socket, true)?;
+        sockopt::set_tcp_nodelay(socket, true)?;
+        sockopt::set_socket_keepalive(socket, true)?;
+        sockopt::set_tcp_keepidle(socket, self.limits.keepalive)?;
+        // A third of the silence that is allowed, so that TCP_USER_TIMEOUT sees several probes go unanswered.
+        sockopt::set_tcp_keepintvl(socket, (self.limits.keepalive / 3).max(Duration::from_secs(1)))?;
+        let timeout = u32::try_from(self.limits.user_timeout.as_millis()).unwrap_or(u32::MAX);
+        Ok(sockopt::set_tcp_user_timeout(socket, timeout)?)
+    }
+
+    fn count_leftovers(&self, slot: u32, counted: &PairCounters) {
+        if let Some(counters) = self.counters() {
+            for (direction, add) in Direction::ALL.into_iter().zip(&counted.dirs) {
+                if add.bytes > 0 {
+                    counters.update(&mut Slot::new(index(slot, direction)), |mine| mine.add(add));
+                }
+            }
+        }
+    }
+
+    /// What happened on a socket.
+    pub(super) fn on_socket(&mut self, at: u32, generation: u32, flags: EventFlags) {
+        let (slot, side) = (at / 2, Direction::from_index(at & 1));
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        if !Source::is_of(generation, pair.generation) {
+            return;
+        }
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            pair.flow_mut(side).ending = true;
+        }
+        if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            self.drive(slot, side);
+        }
+        if flags.intersects(EventFlags::OUT) {
+            self.drive(slot, side.reverse());
+        }
+        if flags.contains(EventFlags::ERR) {
+            self.on_error(slot, generation, side);
+        }
+    }
+
+    /// The socket has failed, and reading has not shown it: its bytes cannot be read on while the other side takes
+    /// none.
+    fn on_error(&mut self, slot: u32, generation: u32, side: Direction) {
+        let Some(pair) = self.table.get(slot) else { return };
+        if Source::is_of(generation, pair.generation) && pair.closing.is_none() {
+            self.fail(slot, side);
+        }
+    }
+
+    /// Moves what there is to move in one direction, and takes note of ends.
+    pub(super) fn drive(&mut self, slot: u32, direction: Direction) {
+        let Some(pair) = self.table.get(slot) else { return };
+        match pair.engine {
+            Engine::Copy => self.drive_copy(slot, direction),
+            Engine::Sockmap => self.drive_sockmap(slot, direction),
+        }
+    }
+
+    /// A direction's source has ended and all before its end has been accepted by the target: FIN.
+    fn shut(&mut self, slot: u32, direction: Direction) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        if pair.flow(direction).shut {
+            return;
+        }
+        pair.flow_mut(direction).shut = true;
+        // It fails if the target is gone already, which its own event tells.
+        let _ = rustix::net::shutdown(pair.target(direction), rustix::net::Shutdown::Write);
+        if pair.both_shut() && pair.closing.is_none() {
+            self.finish(slot);
+        }
+    }
+
+    /// Tells the `epoll` what to watch now, if it has changed.
+    fn settle(&mut self, slot: u32) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        for side in Direction::ALL {
+            let (wanted, watched) = (pair.wanted(side), pair.watched[side as usize]);
+            if wanted == watched {
+                continue;
+            }
+            let source = Source::Socket { index: index(slot, side), generation: pair.generation };
+            let result = if watched.is_empty() {
+                self.reactor.add(pair.source(side), source, wanted)
+            } else {
+                self.reactor.modify(pair.source(side), source, wanted)
+            };
+            match result {
+                Ok(()) => pair.watched[side as usize] = wanted,
+                Err(error) => tracing::error!(conn = %pair.facts.id, %error, "cannot watch a relayed socket"),
+            }
+        }
+    }
+
+    /// How long the keeper may sleep.
+    pub(super) fn sleep(&self, now: Instant) -> Option<Duration> {
+        if self.again.is_empty() { self.timers.next(now) } else { Some(Duration::ZERO) }
+    }
+
+    /// Gives every direction that has more to do one turn, and looks at every timer that is due.
+    pub(super) fn turn(&mut self, now: Instant) {
+        for _ in 0..self.again.len() {
+            if let Some((slot, direction)) = self.again.pop_front() {
+                self.drive(slot, direction);
+            }
+        }
+        while let Some(timer) = self.timers.due(now) {
+            if self.table.get(timer.slot).is_none_or(|pair| pair.generation != timer.generation) {
+                continue;
+            }
+            match timer.reason {
+                Reason::Drain => self.on_drain_timer(timer.slot),
+                Reason::Closing => self.on_closing_timer(timer.slot, now),
+                Reason::Limit => self.on_limit(timer.slot, now),
+            }
+        }
+    }
+
+    fn set_timer(&mut self, slot: u32, at: Instant, reason: Reason) {
+        if let Some(pair) = self.table.get(slot) {
+            self.timers.set(at, Timer { slot, generation: pair.generation, reason });
+        }
+    }
+
+    fn set_limit_timer(&mut self, slot: u32, now: Instant) {
+        let next = [self.limits.idle, self.limits.lifetime].into_iter().flatten().min();
+        if let Some(after) = next {
+            self.set_timer(slot, now + after, Reason::Limit);
+        }
+    }
+
+    /// The idle or the lifetime limit may have been reached.
+    fn on_limit(&mut self, slot: u32, now: Instant) {
+        let Some(pair) = self.table.get(slot) else { return };
+        if pair.closing.is_some() {
+            return;
+        }
+        let age = now.saturating_duration_since(pair.opened);
+        let idle = self.idle_for(slot).map_or(age, |idle| idle.min(age));
+        let left = |limit: Option<Duration>, used: Duration| limit.map(|limit| limit.saturating_sub(used));
+        let (idle_left, life_left) = (left(self.limits.idle, idle), left(self.limits.lifetime, age));
+        let reason = if life_left == Some(Duration::ZERO) {
+            EndReason::Lifetime
+        } else if idle_left == Some(Duration::ZERO) {
+            EndReason::Idle
+        } else {
+            if let Some(after) = [idle_left, life_left].into_iter().flatten().min() {
+                self.set_timer(slot, now + after, Reason::Limit);
+            }
+            return;
+        };
+        self.farewell(slot, reason, now);
+    }
+
+    /// Since when no byte has come in either direction; `None` when none has come at all.
+    fn idle_for(&self, slot: u32) -> Option<Duration> {
+        let counters = self.counters()?;
+        let last = Direction::ALL.map(|direction| counters.read(index(slot, direction)).last_activity_ns);
+        let last = last.into_iter().max().filter(|last| *last > 0)?;
+        Some(Duration::from_nanos(now_coarse_ns().saturating_sub(last)))
+    }
+}
+
+/// CLOCK_MONOTONIC_COARSE in nanoseconds, the clock of `last_activity_ns`.
+pub(super) fn now_coarse_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,211 @@
+//! FIN, half-close, reset, and what is in flight meanwhile: each side sees what it would without a proxy.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use super::rig::{Ends, Rig, over_every_engine, read_pattern, write_pattern};
+use crate::config::Config;
+use crate::keeper::pair::EndReason;
+
+const MIB: u64 = 1024 * 1024;
+
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+fn sees_end(rig: &mut Rig, mut stream: TcpStream) {
+    let reader = std::thread::spawn(move || stream.read(&mut [0; 1]).unwrap());
+    assert_eq!(rig.join("an end is seen", reader), 0);
+}
+
+fn sees_reset(rig: &mut Rig, mut stream: TcpStream) {
+    let reader = std::thread::spawn(move || {
+        loop {
+            match stream.read(&mut [0; 4096]) {
+                Ok(0) => panic!("a FIN instead of an RST"),
+                Ok(_) => {}
+                Err(error) => return error.kind(),
+            }
+        }
+    });
+    assert_eq!(rig.join("a reset is seen", reader), ErrorKind::ConnectionReset);
+}
+
+fn count(rig: &Rig, reason: EndReason) -> u64 {
+    rig.relay.ended.reasons[reason as usize]
+}
+
+#[test]
+fn a_fin_from_either_side_reaches_the_other_and_both_end_the_pair() {
+    over_every_engine(|rig| {
+        for client_first in [true, false] {
+            let Ends { client, backend } = rig.open();
+            rig.settled();
+            let (first, second) = if client_first { (client, backend) } else { (backend, client) };
+            first.shutdown(Shutdown::Write).unwrap();
+            sees_end(rig, second.try_clone().unwrap());
+            assert_eq!(rig.live(), 1, "half of the pair is open");
+            second.shutdown(Shutdown::Write).unwrap();
+            sees_end(rig, first);
+            rig.until("the pair has ended", |rig| rig.live() == 0);
+        }
+        assert_eq!(count(rig, EndReason::Finished), 2);
+    });
+}
+
+#[test]
+fn after_a_half_close_the_other_direction_goes_on() {
+    over_every_engine(|rig| {
+        for client_first in [true, false] {
+            let Ends { client, backend } = rig.open();
+            rig.settled();
+            let (closed, open) = if client_first { (client, backend) } else { (backend, client) };
+            closed.shutdown(Shutdown::Write).unwrap();
+            sees_end(rig, open.try_clone().unwrap());
+            let reader = read_pattern(closed, 30, 8 * MIB, true, true);
+            let writer = write_pattern(open.try_clone().unwrap(), 30, 8 * MIB, true);
+            rig.join("all is written", writer);
+            open.shutdown(Shutdown::Write).unwrap();
+            rig.join("all is read, and the end", reader);
+            rig.until("the pair has ended", |rig| rig.live() == 0);
+        }
+    });
+}
+
+#[test]
+fn nothing_in_flight_at_a_close_is_cut_off() {
+    over_every_engine(|rig| {
+        let Ends { client, backend } = rig.open();
+        rig.settled();
+        let writer = write_pattern(backend.try_clone().unwrap(), 31, 8 * MIB, false);
+        std::thread::sleep(Duration::from_millis(1));
+        // The reader begins when much is under way, and is slow.
+        let closer = std::thread::spawn(move || {
+            writer.join().unwrap();
+            backend.shutdown(Shutdown::Write).unwrap();
+            backend
+        });
+        let reader = read_pattern(client.try_clone().unwrap(), 31, 8 * MIB, true, true);
+        rig.join("all is read, and the end", reader);
+        let backend = rig.join("the backend has closed", closer);
+        drop((client, backend));
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+    });
+}
+
+#[test]
+fn bytes_and_fin_that_are_there_before_the_relay_pass() {
+    over_every_engine(|rig| {
+        let Ends { client, backend } = rig.open_with(b"left over,", b"", |ends, _| {
+            ends.client.write_all(b"sent").unwrap();
+            ends.client.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut read = backend.try_clone().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            read.read_to_end(&mut all).unwrap();
+            all
+        });
+        assert_eq!(rig.join("all is read, and the end", reader), b"left over,sent");
+        backend.shutdown(Shutdown::Write).unwrap();
+        sees_end(rig, client);
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+    });
+}
+
+#[test]
+fn a_reset_of_either_side_resets_the_other() {
+    over_every_engine(|rig| {
+        let Ends { client, backend } = rig.open();
+        rig.settled();
+        reset(client);
+        sees_reset(rig, backend);
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+        assert_eq!(count(rig, EndReason::ClientFailed), 1);
+
+        let Ends { client, backend } = rig.open();
+        rig.settled();
+        reset(backend);
+        sees_reset(rig, client);
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+        assert_eq!(count(rig, EndReason::BackendFailed), 1);
+    });
+}
+
+#[test]
+fn what_was_sent_before_a_reset_arrives_before_it() {
+    over_every_engine(|rig| {
+        let Ends { client, mut backend } = rig.open();
+        rig.settled();
+        let mut sender = client.try_clone().unwrap();
+        sender.write_all(&vec![b'x'; 100_000]).unwrap();
+        drop(sender);
+        rig.until("it has been received", |rig| {
+            rig.counters(0, proxy_common::layout::Direction::ClientToBackend).bytes == 100_000
+        });
+        reset(client);
+        let reader = std::thread::spawn(move || {
+            let (mut got, mut buffer) = (0, [0; 4096]);
+            loop {
+                match backend.read(&mut buffer) {
+                    Ok(0) => panic!("a FIN instead of an RST after {got} bytes"),
+                    Ok(n) => got += n,
+                    Err(error) => return (got, error.kind()),
+                }
+            }
+        });
+        assert_eq!(rig.join("the reset is seen", reader), (100_000, ErrorKind::ConnectionReset));
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+    });
+}
+
+#[test]
+fn slots_are_used_again_and_begin_at_zero() {
+    over_every_engine(|rig| {
+        for round in 0..40_u64 {
+            let Ends { mut client, mut backend } = rig.open();
+            rig.settled();
+            client.write_all(&[0x82, 1, 0]).unwrap();
+            let reader = std::thread::spawn(move || {
+                backend.read_exact(&mut [0; 3]).unwrap();
+                backend
+            });
+            let backend = rig.join("the frame has arrived", reader);
+            let (slot, _) = rig.relay.table.iter().next().unwrap();
+            let counted = rig.counters(slot, proxy_common::layout::Direction::ClientToBackend);
+            assert_eq!((counted.bytes, counted.frames[2]), (3, 1), "in round {round}");
+            if round % 2 == 0 {
+                reset(client);
+            } else {
+                drop(client);
+            }
+            drop(backend);
+            rig.until("the pair has ended", |rig| rig.live() == 0);
+        }
+        let total = rig.relay.ended.counters.iter().map(|pair| pair.dirs[0].frames[2]).sum::<u64>();
+        assert_eq!(total, 40, "the ended pairs' counts are kept");
+    });
+}
+
+#[test]
+fn the_idle_and_the_lifetime_limit_end_a_pair_with_fins() {
+    let config = |text: &str| {
+        let mut config = Config::default();
+        let relay = toml::from_str::<crate::config::Relay>(text).unwrap();
+        config.relay = relay;
+        config
+    };
+    for (text, reason) in
+        [("idle_timeout = \"100ms\"", EndReason::Idle), ("max_lifetime = \"100ms\"", EndReason::Lifetime)]
+    {
+        let mut rig = Rig::new(&config(text), None);
+        let Ends { client, backend } = rig.open();
+        sees_end(&mut rig, client.try_clone().unwrap());
+        sees_end(&mut rig, backend.try_clone().unwrap());
+        drop((client, backend));
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+        assert_eq!(count(&rig, reason), 1);
+    }
+}

@@ -1,0 +1,6 @@
+//! The relay with real sockets, the same tests over every engine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod bytes;
+mod ends;
+mod rig;

@@ -1,0 +1,282 @@
+//! A relay in this thread, between sockets whose far ends the test holds.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use proxy_common::layout::{DirCounters, Direction, index};
+
+use crate::config::{Config, EngineChoice};
+use crate::handoff::{ConnId, Engine, Facts, NewPair};
+use crate::keeper::reactor::{Reactor, Source};
+use crate::keeper::relay::Relay;
+use crate::kernel::{Kernel, probe};
+
+/// Nothing here takes this long: whatever does is stuck.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// A relay and its clock.
+pub(super) struct Rig {
+    pub(super) relay: Relay,
+    next: u64,
+}
+
+/// The far ends of one pair.
+pub(super) struct Ends {
+    pub(super) client: TcpStream,
+    pub(super) backend: TcpStream,
+}
+
+/// Runs a test over every engine that this machine has; one that it lacks is reported as skipped.
+pub(super) fn over_every_engine(test: impl Fn(&mut Rig)) {
+    test(&mut Rig::new(&Config::default(), None));
+    match kernel() {
+        Ok(kernel) => test(&mut Rig::new(&Config::default(), Some(kernel))),
+        Err(why) => skip(&why),
+    }
+}
+
+/// Runs a test over the kernel's engine only.
+pub(super) fn over_the_kernel(test: impl Fn(&mut Rig)) {
+    match kernel() {
+        Ok(kernel) => test(&mut Rig::new(&Config::default(), Some(kernel))),
+        Err(why) => skip(&why),
+    }
+}
+
+fn kernel() -> Result<Kernel, String> {
+    probe::kernel(EngineChoice::Auto, 16, Config::default().relay.backlog_limit).map_err(|refusal| refusal.detail)
+}
+
+/// Reports a skip to the test runner, which takes this file's lines off what passed.
+fn skip(why: &str) {
+    static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
+    let _guard = LOCK.get_or_init(Default::default).lock();
+    let name = std::thread::current().name().unwrap_or("a relay test").to_owned();
+    eprintln!("SKIPPED {name}: sockmap: {why}");
+    if let Some(file) = std::env::var_os("SLUICE_SKIPS") {
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
+        writeln!(file, "{name}: no sockmap here: {why}").unwrap();
+    }
+}
+
+impl Rig {
+    pub(super) fn new(config: &Config, kernel: Option<Kernel>) -> Self {
+        let reactor = Reactor::new().unwrap();
+        if let Some(kernel) = &kernel {
+            reactor.add(kernel.events_fd(), Source::Events, rustix::event::epoll::EventFlags::IN).unwrap();
+        }
+        Self { relay: Relay::new(config, 16, kernel, None, reactor).unwrap(), next: 0 }
+    }
+
+    pub(super) fn engine(&self) -> Engine {
+        self.relay.engine()
+    }
+
+    /// Opens a pair that has nothing left over.
+    pub(super) fn open(&mut self) -> Ends {
+        self.open_with(b"", b"", |_, _| {})
+    }
+
+    /// Opens a pair; `before` may use its far ends, and read from the near ones, before the relay gets it.
+    pub(super) fn open_with(
+        &mut self,
+        to_backend: &[u8],
+        to_client: &[u8],
+        before: impl FnOnce(&mut Ends, [&mut TcpStream; 2]),
+    ) -> Ends {
+        let ((client, mut near), (backend, mut far)) = (connected(), connected());
+        let mut ends = Ends { client, backend };
+        before(&mut ends, [&mut near, &mut far]);
+        self.next += 1;
+        let pair = NewPair {
+            facts: Facts {
+                id: ConnId(self.next),
+                client: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+                listener: 0,
+                route: 0,
+                backend: 0,
+                server: 0,
+                accepted_ms: 0,
+            },
+            to_backend: to_backend.to_vec(),
+            to_client: to_client.to_vec(),
+        };
+        self.relay.open(pair, [OwnedFd::from(near), OwnedFd::from(far)], Instant::now());
+        ends
+    }
+
+    /// Lets the relay work until `done` says so.
+    pub(super) fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !done(self) {
+            assert!(start.elapsed() < STUCK, "stuck while waiting until {what}");
+            let sleep = self.relay.sleep(Instant::now()).unwrap_or(STUCK).min(Duration::from_millis(1));
+            for (source, flags) in self.relay.reactor.wait(Some(sleep)).unwrap() {
+                match source {
+                    Source::Socket { index, generation } => self.relay.on_socket(index, generation, flags),
+                    Source::Events => {
+                        while let Some(event) = self.relay.kernel.as_mut().and_then(Kernel::next_event) {
+                            self.relay.on_event(event.index, event.cookie);
+                        }
+                    }
+                    _ => panic!("nothing else is in this epoll"),
+                }
+            }
+            self.relay.turn(Instant::now());
+        }
+    }
+
+    /// Lets the relay work until a thread has ended, and returns what it returned.
+    pub(super) fn join<T>(&mut self, what: &str, thread: JoinHandle<T>) -> T {
+        self.until(what, |_| thread.is_finished());
+        thread.join().unwrap()
+    }
+
+    /// Lets the relay work until the only pair has entered the engine that it is meant for.
+    pub(super) fn settled(&mut self) {
+        let engine = self.engine();
+        self.until("the pair is in its engine", |rig| rig.relay.table.iter().all(|(_, pair)| pair.engine == engine));
+    }
+
+    pub(super) fn counters(&self, slot: u32, direction: Direction) -> DirCounters {
+        self.relay.counters().unwrap().read(index(slot, direction))
+    }
+
+    /// Moves to user mode, of live and ended pairs.
+    pub(super) fn flips(&self) -> u64 {
+        let live = |kernel: &Kernel| (0..32).map(|at| u64::from(kernel.verdicts.read(at).flips)).sum::<u64>();
+        self.relay.ended.flips + self.relay.kernel.as_ref().map_or(0, live)
+    }
+
+    pub(super) fn live(&self) -> u32 {
+        self.relay.table.live()
+    }
+}
+
+fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    for end in [&near, &far] {
+        end.set_nodelay(true).unwrap();
+        end.set_read_timeout(Some(STUCK)).unwrap();
+        end.set_write_timeout(Some(STUCK)).unwrap();
+    }
+    (near, far)
+}
+
+/// A byte stream that every position of is known: a reader sees any loss, repetition or swap.
+pub(super) fn pattern(seed: u64, at: u64) -> u8 {
+    let mut x = (at >> 3).wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x ^= x >> 29;
+    x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (x >> ((at & 7) * 8)) as u8
+}
+
+/// Bytes `from..to` of a pattern.
+pub(super) fn patterned(seed: u64, from: u64, to: u64) -> Vec<u8> {
+    (from..to).map(|at| pattern(seed, at)).collect()
+}
+
+/// Small random numbers, the same in every run.
+pub(super) struct Dice(u64);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    /// Mostly nothing, sometimes a pause long enough for buffers to fill.
+    pub(super) fn stall(&mut self) {
+        match self.below(400) {
+            0 => std::thread::sleep(Duration::from_millis(30)),
+            1..5 => std::thread::sleep(Duration::from_millis(1)),
+            _ => {}
+        }
+    }
+}
+
+/// Writes `total` bytes of a pattern in random pieces with random stalls.
+pub(super) fn write_pattern(mut to: TcpStream, seed: u64, total: u64, stalls: bool) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut dice = Dice::new(seed);
+        let mut at = 0;
+        while at < total {
+            let size = match dice.below(4) {
+                0 => 1 + dice.below(200),
+                1 => 1 + dice.below(5_000),
+                _ => 1 + dice.below(100_000),
+            };
+            let end = (at + size).min(total);
+            to.write_all(&patterned(seed, at, end)).unwrap();
+            at = end;
+            if stalls {
+                dice.stall();
+            }
+        }
+    })
+}
+
+/// Reads `total` bytes and checks each; then, if asked, the end.
+pub(super) fn read_pattern(mut from: TcpStream, seed: u64, total: u64, stalls: bool, end: bool) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut dice = Dice::new(seed ^ 0x5555);
+        let mut at = 0;
+        let mut buffer = vec![0; 70_000];
+        while at < total {
+            let room = 1 + dice.below(buffer.len() as u64) as usize;
+            let got = from.read(&mut buffer[..room]).unwrap_or_else(|error| panic!("byte {at} of {total}: {error}"));
+            assert_ne!(got, 0, "the stream ended at byte {at} of {total}");
+            if let Some(wrong) = (0..got).find(|i| buffer[*i] != pattern(seed, at + *i as u64)) {
+                panic!("byte {} is wrong (read {got} at {at})", at + wrong as u64);
+            }
+            at += got as u64;
+            if stalls {
+                dice.stall();
+            }
+        }
+        if end {
+            assert_eq!(from.read(&mut buffer).unwrap(), 0, "bytes behind the end");
+        }
+    })
+}
+
+/// Writes until nothing goes on for a while; returns how much was taken. Sets `full` then.
+pub(super) fn flood(mut to: TcpStream, seed: u64, most: u64, full: &Arc<AtomicBool>) -> JoinHandle<u64> {
+    let full = Arc::clone(full);
+    std::thread::spawn(move || {
+        to.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        let mut at = 0;
+        while at < most {
+            let bytes = patterned(seed, at, (at + 65_536).min(most));
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                match to.write(rest) {
+                    Ok(n) => {
+                        at += n as u64;
+                        rest = &rest[n..];
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        full.store(true, Ordering::SeqCst);
+                        return at;
+                    }
+                    Err(error) => panic!("byte {at}: {error}"),
+                }
+            }
+        }
+        full.store(true, Ordering::SeqCst);
+        at
+    })
+}

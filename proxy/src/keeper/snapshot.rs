@@ -1,0 +1,83 @@
+//! What the admin listener shows, as the keeper sees it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+
+use proxy_common::layout::{DirCounters, Direction, MODE_USER, PairCounters, index};
+use rustix::fs::MemfdFlags;
+
+use super::carried::Carried;
+use super::pair::{EndReason, Pair};
+use super::relay::{Relay, now_coarse_ns};
+use crate::handoff::{Engine, PairRow, Snapshot, WhyNot};
+
+/// Everything, at this moment.
+pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64) -> Snapshot {
+    let mut close_codes: BTreeMap<(u32, u32), u64> = relay.ended.close_codes.clone();
+    let mut flips = relay.ended.flips;
+    let mut pairs: Vec<PairRow> = Vec::with_capacity(relay.table.live() as usize);
+    for (slot, pair) in relay.table.iter() {
+        let row = row(relay, slot, pair);
+        note_close_codes(&mut close_codes, &row.counters);
+        flips += live_flips(relay, slot);
+        pairs.push(row);
+    }
+    for (facts, counters) in carried.iter() {
+        note_close_codes(&mut close_codes, &counters);
+        pairs.push(PairRow {
+            facts: facts.clone(),
+            engine: Engine::Copy,
+            why_not: Some(WhyNot::TlsInUserspace),
+            counters,
+            user_mode: [true; 2],
+        });
+    }
+    Snapshot {
+        pairs,
+        ended: relay.ended.counters,
+        ends: EndReason::ALL
+            .iter()
+            .map(|reason| (reason.label().to_owned(), relay.ended.reasons[*reason as usize]))
+            .collect(),
+        close_codes: close_codes.into_iter().map(|((direction, code), count)| (direction, code, count)).collect(),
+        flips,
+        gate_starts,
+        now_ns: now_coarse_ns(),
+    }
+}
+
+fn row(relay: &Relay, slot: u32, pair: &Pair) -> PairRow {
+    let counters = relay.counters().map_or(PairCounters::ZERO, |counters| PairCounters {
+        dirs: Direction::ALL.map(|direction| counters.read(index(slot, direction))),
+    });
+    let user_mode = Direction::ALL.map(|direction| match (&relay.kernel, pair.engine) {
+        (Some(kernel), Engine::Sockmap) => kernel.verdicts.read(index(slot, direction)).mode == MODE_USER,
+        _ => true,
+    });
+    PairRow { facts: pair.facts.clone(), engine: pair.engine, why_not: pair.why_not, counters, user_mode }
+}
+
+fn live_flips(relay: &Relay, slot: u32) -> u64 {
+    let Some(kernel) = &relay.kernel else { return 0 };
+    Direction::ALL.iter().map(|direction| u64::from(kernel.verdicts.read(index(slot, *direction)).flips)).sum()
+}
+
+fn note_close_codes(codes: &mut BTreeMap<(u32, u32), u64>, counters: &PairCounters) {
+    for (direction, DirCounters { close_code, .. }) in counters.dirs.iter().enumerate() {
+        if *close_code != 0 {
+            *codes.entry((direction as u32, *close_code)).or_default() += 1;
+        }
+    }
+}
+
+/// Puts a snapshot into a memfd, since it may be larger than a message.
+///
+/// # Errors
+/// Memory or file descriptors are short.
+pub(super) fn into_memfd(snapshot: &Snapshot) -> io::Result<OwnedFd> {
+    let bytes = postcard::to_stdvec(snapshot).map_err(io::Error::other)?;
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("sluice-snapshot", MemfdFlags::CLOEXEC)?);
+    file.write_all(&bytes)?;
+    Ok(file.into())
+}

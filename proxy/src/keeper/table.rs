@@ -1,0 +1,68 @@
+//! The pairs by slot.
+
+use std::collections::VecDeque;
+
+use super::pair::Pair;
+
+/// The pairs by slot. A slot that has become free is taken again as late as possible, so that nothing that the kernel
+/// still does for its last tenant meets the next.
+#[derive(Debug)]
+pub(super) struct Table {
+    pairs: Vec<Option<Box<Pair>>>,
+    free: VecDeque<u32>,
+    capacity: u32,
+    live: u32,
+    generation: u32,
+}
+
+impl Table {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self { pairs: Vec::new(), free: VecDeque::new(), capacity, live: 0, generation: 0 }
+    }
+
+    pub(super) fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// A number that tells this pair from every other that its slot will hold.
+    pub(super) fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    /// Takes a slot; `None` when there is none left.
+    pub(super) fn insert(&mut self, pair: Box<Pair>) -> Option<u32> {
+        let slot = if (self.pairs.len() as u32) < self.capacity {
+            self.pairs.push(None);
+            self.pairs.len() as u32 - 1
+        } else {
+            self.free.pop_front()?
+        };
+        *self.pairs.get_mut(slot as usize)? = Some(pair);
+        self.live += 1;
+        Some(slot)
+    }
+
+    pub(super) fn get(&self, slot: u32) -> Option<&Pair> {
+        self.pairs.get(slot as usize)?.as_deref()
+    }
+
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Pair> {
+        self.pairs.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Pair>> {
+        let pair = self.pairs.get_mut(slot as usize)?.take()?;
+        self.free.push_back(slot);
+        self.live -= 1;
+        Some(pair)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Pair)> {
+        self.pairs.iter().enumerate().filter_map(|(slot, pair)| Some((slot as u32, pair.as_deref()?)))
+    }
+
+    pub(super) fn slots(&self) -> Vec<u32> {
+        self.iter().map(|(slot, _)| slot).collect()
+    }
+}

@@ -1,0 +1,121 @@
+//! The maps of the loaded program, by the names that `proxy-ebpf/src/maps.rs` gives them.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, MapError, RingBuf, SockMap};
+use proxy_common::layout::{DirCounters, Direction, Event, UserState, VerdictState, index, peer};
+
+use crate::sys::mapped::{MappedArray, Slot};
+
+/// The loaded program and its maps. Dropping it detaches the program.
+pub struct Kernel {
+    pub(super) targets: SockMap<MapData>,
+    pub(super) sources: SockMap<MapData>,
+    pub(super) indices: HashMap<MapData, u64, u32>,
+    pub(super) events: RingBuf<MapData>,
+    /// By `layout::index`: what the verdict, or the copy engine, has counted.
+    pub counters: MappedArray<DirCounters>,
+    /// By `layout::index`: what the verdict keeps.
+    pub verdicts: MappedArray<VerdictState>,
+    /// By `layout::index`: what userspace keeps.
+    pub users: MappedArray<UserState>,
+    pub(super) logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    pub(super) _ebpf: Ebpf,
+}
+
+/// The kernel refused a pair's sockets.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel refused a socket for {map}: {source}")]
+pub struct InsertError {
+    map: &'static str,
+    source: MapError,
+}
+
+impl Kernel {
+    /// Puts both sockets of the pair in `slot` under the verdict's rule. Bytes that are queued on them already are
+    /// not looked at before a [`crate::sys::socket::kick`]. On an error nothing of the pair is left in the maps.
+    ///
+    /// Both directions' [`VerdictState`] and [`UserState`] must be what the pair shall begin with.
+    ///
+    /// # Errors
+    /// The kernel refuses a socket: it is not established, or has another user (a ULP, another sockmap).
+    pub fn insert(&mut self, slot: u32, sockets: [BorrowedFd<'_>; 2], cookies: [u64; 2]) -> Result<(), InsertError> {
+        let result = self.try_insert(slot, sockets, cookies);
+        if result.is_err() {
+            self.remove(slot, cookies);
+        }
+        result
+    }
+
+    fn try_insert(&mut self, slot: u32, sockets: [BorrowedFd<'_>; 2], cookies: [u64; 2]) -> Result<(), InsertError> {
+        let at = |direction| index(slot, direction);
+        let error = |map| move |source| InsertError { map, source };
+        for (direction, cookie) in Direction::ALL.into_iter().zip(cookies) {
+            self.indices.insert(cookie, at(direction), 0).map_err(error("INDICES"))?;
+        }
+        for (direction, socket) in Direction::ALL.into_iter().zip(sockets) {
+            self.targets.set(at(direction), &socket.as_raw_fd(), 0).map_err(error("TARGETS"))?;
+        }
+        for (direction, socket) in Direction::ALL.into_iter().zip(sockets) {
+            self.sources.set(at(direction), &socket.as_raw_fd(), 0).map_err(error("SOURCES"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a pair out of the maps. What the verdict keeps of it is not touched by the kernel afterwards, once both
+    /// sockets are closed or shut down.
+    pub fn remove(&mut self, slot: u32, cookies: [u64; 2]) {
+        for cookie in cookies {
+            let _ = self.indices.remove(&cookie);
+        }
+        for direction in Direction::ALL {
+            // A socket that was reset has left the maps by itself.
+            let _ = self.sources.clear_index(&index(slot, direction));
+            let _ = self.targets.clear_index(&index(slot, direction));
+        }
+    }
+
+    /// Makes a slot that no socket is known by as if it had never been used.
+    pub fn clear(&self, slot: u32) {
+        for direction in Direction::ALL {
+            let mut cell = Slot::new(index(slot, direction));
+            self.counters.write(&mut cell, &DirCounters::ZERO);
+            self.verdicts.write(&mut cell, &VerdictState::default());
+            self.users.write(&mut cell, &UserState::default());
+        }
+    }
+
+    /// The next direction that the verdict asks to be looked at: never blocks.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let record = self.events.next()?;
+        let word = |at: usize| record.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+        Some(Event { index: word(0)?, cookie: word(4)? })
+    }
+
+    /// Readable when there is an event.
+    #[must_use]
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        // `RingBuf` promises its descriptor by number only; it owns it as long as `self` lives.
+        self.events.as_fd()
+    }
+
+    /// Hands the program's log lines to the logger.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    /// Readable when there are log lines.
+    #[must_use]
+    pub fn log_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.logger.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The verdict's state of a direction, and its target's index.
+    #[must_use]
+    pub fn verdict(&self, index: u32) -> (VerdictState, u32) {
+        (self.verdicts.read(index), peer(index))
+    }
+}

@@ -1,0 +1,131 @@
+//! Finds out, by trying, what this kernel and these privileges allow.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use rustix::thread::CapabilitySet;
+
+use super::Kernel;
+use crate::config::EngineChoice;
+use crate::handoff::WhyNot;
+use crate::sys::socket;
+
+/// Why pairs will not be relayed by the kernel: a word, and what a person needs to know.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The word.
+    pub why_not: WhyNot,
+    /// The explanation.
+    pub detail: String,
+}
+
+/// The loaded program, proven on a trial pair.
+///
+/// # Errors
+/// Why the kernel will not relay: it was not asked to, or something that it needs is missing.
+pub fn kernel(choice: EngineChoice, capacity: u32, backlog_limit: u32) -> Result<Kernel, Refusal> {
+    if choice == EngineChoice::Copy {
+        return Err(Refusal { why_not: WhyNot::Configured, detail: "relay.engine is \"copy\"".into() });
+    }
+    let mut kernel = Kernel::load(capacity, backlog_limit)
+        .map_err(|error| Refusal { why_not: error.why_not(), detail: format!("{error:#}") })?;
+    trial(&mut kernel).map_err(|detail| Refusal { why_not: WhyNot::TrialFailed, detail })?;
+    Ok(kernel)
+}
+
+/// The capabilities that loading takes, and whether this process has each.
+#[must_use]
+pub fn capabilities() -> Vec<(&'static str, bool)> {
+    let held = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    [
+        ("CAP_BPF", CapabilitySet::BPF),
+        ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+        ("CAP_PERFMON", CapabilitySet::PERFMON),
+    ]
+    .map(|(name, bit)| (name, held.contains(bit)))
+    .to_vec()
+}
+
+/// Whether a socket takes the TLS ULP.
+///
+/// # Errors
+/// Why not, in words.
+pub fn ktls() -> Result<(), String> {
+    let (left, _right) = pair().map_err(|error| format!("no loopback socket: {error}"))?;
+    socket::set_ulp(&left, c"tls").map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "the kernel has no TLS module (CONFIG_TLS)".into(),
+        _ => format!("TCP_ULP: {error}"),
+    })
+}
+
+/// How long the trial waits for bytes that the kernel should deliver at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// More than one segment, less than a fresh socket's buffers.
+const LATER: usize = 48 * 1024;
+
+/// Lets slot 0 carry bytes both ways, among them a segment that has been read in part before.
+fn trial(kernel: &mut Kernel) -> Result<(), String> {
+    let sockets = || -> io::Result<_> { Ok((pair()?, pair()?)) };
+    let ((mut client, mut left), (right, mut backend)) =
+        sockets().map_err(|error| format!("no loopback sockets for a trial pair: {error}"))?;
+    let cookies = [&left, &right].map(|socket| sockopt::socket_cookie(socket).unwrap_or(0));
+    let outcome = (|| -> Result<(), String> {
+        let said = |what: &'static str| move |error: io::Error| format!("the trial pair failed to {what}: {error}");
+        client.write_all(b"head:first,").map_err(said("send"))?;
+        let mut head = [0; 5];
+        left.read_exact(&mut head).map_err(said("read a head"))?;
+        kernel.insert(0, [left.as_fd(), right.as_fd()], cookies).map_err(|error| error.to_string())?;
+        socket::kick(&left).and_then(|()| socket::kick(&right)).map_err(said("start"))?;
+        let later = vec![b'x'; LATER];
+        exchange(&mut client, &later, &mut backend, &[b"first,".as_slice(), &later].concat()).map_err(said("carry"))?;
+        exchange(&mut backend, &later, &mut client, &later).map_err(said("carry back"))
+    })();
+    kernel.remove(0, cookies);
+    drop((client, left, right, backend));
+    kernel.clear(0);
+    while kernel.next_event().is_some() {}
+    outcome
+}
+
+fn exchange(from: &mut TcpStream, bytes: &[u8], to: &mut TcpStream, expected: &[u8]) -> io::Result<()> {
+    from.write_all(bytes)?;
+    let mut got = vec![0; expected.len()];
+    to.read_exact(&mut got)?;
+    if got == expected { Ok(()) } else { Err(io::Error::other("other bytes arrived than were sent")) }
+}
+
+/// Two ends of one loopback connection.
+fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (far, _) = listener.accept()?;
+    for end in [&near, &far] {
+        end.set_nodelay(true)?;
+        end.set_read_timeout(Some(PATIENCE))?;
+        end.set_write_timeout(Some(PATIENCE))?;
+    }
+    Ok((near, far))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configured_copy_engine_is_no_failure_of_the_kernel() {
+        assert_eq!(kernel(EngineChoice::Copy, 4, 65536).err().unwrap().why_not, WhyNot::Configured);
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        // Whether this machine can or cannot: both answers are whole.
+        match kernel(EngineChoice::Auto, 4, 256 * 1024) {
+            Ok(mut kernel) => assert!(kernel.next_event().is_none(), "the trial left an event behind"),
+            Err(refusal) => assert!(!refusal.detail.is_empty()),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a process may do: names, capabilities, users, the limit on open files.
+
+use std::ffi::CString;
+use std::io;
+
+use rustix::process::{Resource, Rlimit, Signal};
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
+
+/// Gives this process a name for the process list (at most 15 bytes are shown).
+pub fn name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // A name that cannot be set only looks worse.
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// Raises the soft limit on open files to the hard one; returns it.
+///
+/// # Errors
+/// The limit cannot be set.
+pub fn raise_open_files() -> io::Result<u64> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    }
+    Ok(limit.maximum.unwrap_or(1 << 20))
+}
+
+/// What the keeper needs after its start: BPF maps and redirects, and starting a gate as another user.
+///
+/// CAP_SETUID, CAP_SETGID, CAP_SETPCAP and CAP_KILL serve the next gate alone: it must get another user than the
+/// keeper's, or it could kill the keeper.
+const KEEPER: CapabilitySet = CapabilitySet::BPF
+    .union(CapabilitySet::NET_ADMIN)
+    .union(CapabilitySet::PERFMON)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::KILL);
+
+/// Gives up every capability that the keeper does not need. Call while the process has one thread.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn keep_for_keeper() -> io::Result<()> {
+    restrict(KEEPER)
+}
+
+/// Gives up everything, as the gate must before it reads a stranger's byte: the user, the groups, all capabilities,
+/// and the right to ever get any back. Call while the process has one thread.
+///
+/// Started as another user than root, there is less to give up, and the user stays.
+///
+/// # Errors
+/// The user does not exist, or the kernel refuses: the gate must not go on then.
+pub fn drop_all(user: &str) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    if rustix::process::geteuid().is_root() {
+        let (uid, gid) = look_up(user)?;
+        restrict(CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SETPCAP)
+            .context("cannot give up capabilities")?;
+        clear_bounding_set(CapabilitySet::empty()).context("cannot empty the capability bounding set")?;
+        rustix::thread::set_thread_groups(&[]).context("cannot give up supplementary groups")?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).context("cannot change the group")?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).context("cannot change the user")?;
+    }
+    restrict(CapabilitySet::empty()).context("cannot give up capabilities")?;
+    rustix::thread::set_no_new_privs(true).context("cannot set no_new_privs")?;
+    Ok(())
+}
+
+/// Dies with the parent. Call after the user has changed, which clears the setting.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn die_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+}
+
+fn restrict(keep: CapabilitySet) -> io::Result<()> {
+    let held = rustix::thread::capabilities(None)?;
+    if held.permitted.contains(CapabilitySet::SETPCAP) {
+        clear_bounding_set(keep)?;
+    }
+    let kept = held.permitted & keep;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+fn clear_bounding_set(keep: CapabilitySet) -> io::Result<()> {
+    for capability in CapabilitySet::all().iter().filter(|capability| !keep.contains(*capability)) {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // EINVAL: this kernel is older than the capability.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A user's ids from /etc/passwd, which is where service users are.
+fn look_up(user: &str) -> anyhow::Result<(Uid, Gid)> {
+    use anyhow::Context as _;
+    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find_map(|fields| match fields.as_slice() {
+            [name, _, uid, gid, ..] if *name == user => Some((uid.parse().ok()?, gid.parse().ok()?)),
+            _ => None,
+        })
+        .filter(|(uid, _)| *uid != 0)
+        .map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)))
+        .with_context(|| format!("process.user {user:?} is not an unprivileged user in /etc/passwd"))
+}

@@ -1,0 +1,26 @@
+"""A client made with PyPI's websockets: speaks to the URL that it is given, and ends with 0 if all came back."""
+
+import asyncio
+import ssl
+import sys
+
+import websockets
+
+
+async def main(url, certificate):
+    context = ssl.create_default_context(cafile=certificate) if url.startswith("wss:") else None
+    async with websockets.connect(url, ssl=context, compression=None, max_size=None) as socket:
+        for message in ["grüß Gott", b"\x00\xff", "", b"x" * 70_000, "y" * (1 << 20)]:
+            await socket.send(message)
+            assert await socket.recv() == message, "a message came back changed"
+        await socket.send(["frag", "men", "ted"])
+        assert await socket.recv() == "fragmented"
+        await asyncio.wait_for(await socket.ping(b"p"), 30)
+        await asyncio.gather(*(socket.send(str(number)) for number in range(500)))
+        for number in range(500):
+            assert await socket.recv() == str(number)
+        await socket.close(4001, "done")
+        assert socket.close_code == 4001, socket.close_code
+
+
+asyncio.run(main(*sys.argv[1:3]))

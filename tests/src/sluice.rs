@@ -1,0 +1,329 @@
+//! Sluice itself, started as an operator starts it.
+
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustls::ClientConfig;
+use serde_json::Value;
+
+use crate::Via;
+use crate::backend::RawBackend;
+use crate::certificate::Certificate;
+use crate::http::{self, Head};
+use crate::process::{Program, descendants, free_addresses, status_field};
+use crate::stream::Stream;
+use crate::wait::eventually;
+
+/// Names the program under test; else it is looked for beside the test's own.
+pub const BINARY_VARIABLE: &str = "SLUICE_BIN";
+
+/// How often a start is repeated because another program took a port first.
+const PORT_ATTEMPTS: usize = 5;
+
+/// What to start.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    servers: Vec<SocketAddr>,
+    routes: String,
+    engine: &'static str,
+    relay: String,
+    more: String,
+    wrapper: Vec<String>,
+    program: Option<PathBuf>,
+    keys_for_everybody: bool,
+}
+
+impl Setup {
+    /// Two listeners, ws:// and wss://, one route for everything, one backend with this server.
+    #[must_use]
+    pub fn new(server: SocketAddr) -> Self {
+        Self { servers: vec![server], engine: "auto", ..Self::default() }
+    }
+
+    /// With the engine for this way.
+    #[must_use]
+    pub fn via(server: SocketAddr, via: Via) -> Self {
+        Self { engine: via.setting(), ..Self::new(server) }
+    }
+
+    /// One more server of the backend.
+    #[must_use]
+    pub fn server(mut self, server: SocketAddr) -> Self {
+        self.servers.push(server);
+        self
+    }
+
+    /// These `[[route]]` tables instead of the one; the backend is called `app`.
+    #[must_use]
+    pub fn routes(mut self, toml: &str) -> Self {
+        self.routes = toml.into();
+        self
+    }
+
+    /// These lines in `[relay]`.
+    #[must_use]
+    pub fn relay(mut self, toml: &str) -> Self {
+        self.relay = toml.into();
+        self
+    }
+
+    /// These tables behind all others.
+    #[must_use]
+    pub fn more(mut self, toml: &str) -> Self {
+        self.more = toml.into();
+        self
+    }
+
+    /// Started by this command, which gets the program and its arguments behind its own.
+    #[must_use]
+    pub fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// This program instead of the usual one.
+    #[must_use]
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
+    }
+
+    /// With a private key that every user may read.
+    #[must_use]
+    pub fn keys_for_everybody(mut self) -> Self {
+        self.keys_for_everybody = true;
+        self
+    }
+
+    fn toml(&self, [ws, wss, admin]: [SocketAddr; 3]) -> String {
+        let servers: Vec<String> = self.servers.iter().map(|server| format!("{:?}", server.to_string())).collect();
+        let default_route = "[[route]]\npath = \"/\"\nbackend = \"app\"\n";
+        let routes = if self.routes.is_empty() { default_route } else { &self.routes };
+        format!(
+            "[admin]\nlisten = \"{admin}\"\n[[listener]]\nbind = \"{ws}\"\n[[listener]]\nbind = \"{wss}\"\n\
+             tls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}\n{routes}\n[[backend]]\nname = \"app\"\n\
+             servers = [{}]\n[relay]\nengine = \"{}\"\n{}\n{}\n",
+            servers.join(", "),
+            self.engine,
+            self.relay,
+            self.more
+        )
+    }
+}
+
+/// A running Sluice. Dropping it kills it.
+pub struct Sluice {
+    /// The ws:// listener.
+    pub ws: SocketAddr,
+    /// The wss:// listener.
+    pub wss: SocketAddr,
+    /// The admin listener.
+    pub admin: SocketAddr,
+    /// The process that was started.
+    pub program: Program,
+    /// The PEM file of its certificate.
+    pub certificate: PathBuf,
+    /// The settings of clients that trust its certificate.
+    pub tls: Arc<ClientConfig>,
+    _folder: Folder,
+}
+
+impl Sluice {
+    /// Starts it and waits until it serves.
+    ///
+    /// # Errors
+    /// It ends instead; the message has what it printed.
+    pub fn start(setup: &Setup) -> anyhow::Result<Self> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match Self::attempt(setup)? {
+                Ok(started) => return Ok(started),
+                Err(log) if log.contains("in use") && attempts < PORT_ATTEMPTS => {}
+                Err(log) => anyhow::bail!("sluice did not start:\n{log}"),
+            }
+        }
+    }
+
+    fn attempt(setup: &Setup) -> anyhow::Result<Result<Self, String>> {
+        let folder = Folder::make()?;
+        let certificate = Certificate::make(folder.path())?;
+        if !setup.keys_for_everybody {
+            // The keeper must be able to read it; the gate's user need not.
+            std::fs::set_permissions(&certificate.key, std::fs::Permissions::from_mode(0o600))?;
+        }
+        let addresses = free_addresses()?;
+        let config = folder.path().join("sluice.toml");
+        std::fs::write(&config, setup.toml(addresses))?;
+        let mut command = setup.wrapper.clone();
+        let program = setup.program.clone().unwrap_or_else(binary);
+        command.extend([program.display().to_string(), "run".into(), "--config".into(), config.display().to_string()]);
+        let mut program = Program::start(&command)?;
+        let [ws, wss, admin] = addresses;
+        let ready = eventually("sluice serves or ends", || match program.ended() {
+            Some(_) => Some(false),
+            None => http::get(admin, "/metrics").is_ok_and(|answer| answer.head.status() == 200).then_some(true),
+        });
+        if !ready {
+            return Ok(Err(program.log()));
+        }
+        let tls = certificate.client()?;
+        Ok(Ok(Self { ws, wss, admin, program, certificate: certificate.certificate, tls, _folder: folder }))
+    }
+
+    /// The address of the listener for this way.
+    #[must_use]
+    pub fn address(&self, via: Via) -> SocketAddr {
+        if via == Via::Tls { self.wss } else { self.ws }
+    }
+
+    /// Connects a client.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn connect(&self, via: Via) -> io::Result<Stream> {
+        Stream::connect(self.address(via), (via == Via::Tls).then(|| Arc::clone(&self.tls)))
+    }
+
+    /// Connects a client and sends an upgrade request, with `behind` in the same write.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn ask(&self, via: Via, behind: &[u8]) -> io::Result<Stream> {
+        let mut stream = self.connect(via)?;
+        let request = http::upgrade(&self.address(via).to_string(), "/", "");
+        stream.write_all(&[request.as_bytes(), behind].concat())?;
+        stream.flush()?;
+        Ok(stream)
+    }
+
+    /// An established tunnel: the client's end and the backend's.
+    ///
+    /// # Errors
+    /// The handshake fails on either side.
+    pub fn tunnel(&self, via: Via, backend: &RawBackend) -> anyhow::Result<(Stream, Stream)> {
+        let mut client = self.ask(via, b"")?;
+        let server = backend.accept_upgrade(b"")?;
+        let head = Head::read(&mut client)?;
+        anyhow::ensure!(head.status() == 101, "the upgrade was answered with {}", head.line);
+        Ok((client, Stream::Plain(server)))
+    }
+
+    /// What `/metrics` says.
+    ///
+    /// # Errors
+    /// The admin listener does not answer with 200.
+    pub fn metrics(&self) -> anyhow::Result<Metrics> {
+        let answer = http::get(self.admin, "/metrics")?;
+        anyhow::ensure!(answer.head.status() == 200, "GET /metrics: {}", answer.head.line);
+        Ok(Metrics(answer.body))
+    }
+
+    /// What `/connections` says: one object per live pair.
+    ///
+    /// # Errors
+    /// The admin listener does not answer with 200 and a list.
+    pub fn connections(&self) -> anyhow::Result<Vec<Value>> {
+        let answer = http::get(self.admin, "/connections")?;
+        anyhow::ensure!(answer.head.status() == 200, "GET /connections: {}", answer.head.line);
+        match serde_json::from_str(&answer.body)? {
+            Value::Array(rows) => Ok(rows),
+            other => anyhow::bail!("GET /connections is no list: {other}"),
+        }
+    }
+
+    /// The live pair of this client, once it is listed.
+    #[must_use]
+    pub fn connection(&self, client: SocketAddr) -> Value {
+        let client = client.to_string();
+        let what = format!("{client} is in /connections");
+        eventually(&what, || self.connections().ok()?.into_iter().find(|row| row["client"] == client.as_str()))
+    }
+
+    /// The process id of the keeper, if it runs.
+    #[must_use]
+    pub fn keeper(&self) -> Option<u32> {
+        self.named("sluice-keeper")
+    }
+
+    /// The process id of the gate, if it runs.
+    #[must_use]
+    pub fn gate(&self) -> Option<u32> {
+        self.named("sluice-gate")
+    }
+
+    fn named(&self, name: &str) -> Option<u32> {
+        let all = [vec![self.program.pid()], descendants(self.program.pid())].concat();
+        all.into_iter().find(|pid| status_field(&pid.to_string(), "Name").as_deref() == Some(name))
+    }
+}
+
+/// A metrics page in the Prometheus text format.
+#[derive(Clone, Debug)]
+pub struct Metrics(pub String);
+
+impl Metrics {
+    /// The sum of all samples of a metric that have these labels.
+    #[must_use]
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.0
+            .lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with(['{', ' ']))
+            .filter(|rest| labels.iter().all(|(label, value)| rest.contains(&format!("{label}=\"{value}\""))))
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum::<f64>() as u64
+    }
+}
+
+/// The program under test.
+#[must_use]
+pub fn binary() -> PathBuf {
+    if let Some(given) = std::env::var_os(BINARY_VARIABLE) {
+        return given.into();
+    }
+    // A test is target/debug/deps/name-hash; cargo puts programs one folder up.
+    let exe = std::env::current_exe().unwrap_or_default();
+    exe.ancestors().nth(2).unwrap_or(Path::new(".")).join("sluice")
+}
+
+/// A folder of a test's own, removed with all that is in it.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// The system's folder for such things is full or not writable.
+    pub fn make() -> io::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("sluice-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self(folder))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _left_behind = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A plain connection to an address, without a request.
+///
+/// # Errors
+/// Nobody listens.
+pub fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    crate::stream::patient(TcpStream::connect(address)?)
+}

@@ -1,0 +1,95 @@
+//! Clients and servers that no one here wrote: PyPI's websockets and npm's ws, each against itself and the other.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+
+use sluice_tests::backend::Echo;
+use sluice_tests::process::Program;
+use sluice_tests::sluice::{Setup, Sluice};
+use sluice_tests::wait::eventually;
+use sluice_tests::{Via, needs};
+
+sluice_tests::over_every_engine![
+    a_websockets_client_speaks_to_the_echo_server,
+    a_ws_client_speaks_to_the_echo_server,
+    a_websockets_client_speaks_to_a_ws_server,
+    a_ws_client_speaks_to_a_websockets_server,
+];
+
+/// A library: how to run a program that uses it.
+#[derive(Clone, Copy)]
+enum Library {
+    /// PyPI's websockets, in its virtual environment.
+    Websockets,
+    /// npm's ws.
+    Ws,
+}
+
+impl Library {
+    /// The command that runs `tests/clients/<library>_<role>` with these arguments.
+    fn command(self, role: &str, args: &[String]) -> Result<Vec<String>, String> {
+        let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
+        let mut command = match self {
+            Self::Websockets => vec![needs::tool("venv/bin/python")?.display().to_string()],
+            Self::Ws => vec![needs::program("node")?.display().to_string()],
+        };
+        command.push(match self {
+            Self::Websockets => format!("{scripts}/websockets_{role}.py"),
+            Self::Ws => format!("{scripts}/ws_{role}.mjs"),
+        });
+        command.extend_from_slice(args);
+        if matches!(self, Self::Ws) {
+            let modules = needs::tool("npm/node_modules/ws")?;
+            command.push(modules.ancestors().nth(2).unwrap_or(&modules).display().to_string());
+        }
+        Ok(command)
+    }
+
+    /// Starts its echo server.
+    fn serve(self) -> Result<(Program, SocketAddr), String> {
+        let mut server = Program::start(&self.command("server", &[])?).unwrap();
+        let port = eventually("the server prints its port", || {
+            assert!(server.ended().is_none(), "the server ended:\n{}", server.log());
+            server.log().lines().next()?.parse().ok()
+        });
+        Ok((server, SocketAddr::from(([127, 0, 0, 1], port))))
+    }
+
+    /// Runs its client through Sluice to a server.
+    fn speaks(self, via: Via, server: SocketAddr) -> Result<(), String> {
+        let sluice = Sluice::start(&Setup::via(server, via)).unwrap();
+        let scheme = if via == Via::Tls { "wss" } else { "ws" };
+        let url = format!("{scheme}://{}/", sluice.address(via));
+        let certificate = sluice.certificate.display().to_string();
+        let mut client = Program::start(&self.command("client", &[url, certificate])?).unwrap();
+        assert!(client.wait().success(), "the client failed:\n{}\n{}", client.log(), sluice.program.log());
+        let labels = [("direction", "client_to_backend"), ("code", "4001")];
+        assert_eq!(sluice.metrics().unwrap().sum("sluice_close_codes_total", &labels), 1);
+        Ok(())
+    }
+}
+
+fn or_skip(outcome: Result<(), String>) {
+    if let Err(reason) = outcome {
+        needs::skip(&reason);
+    }
+}
+
+fn a_websockets_client_speaks_to_the_echo_server(via: Via) {
+    let echo = Echo::start().unwrap();
+    or_skip(Library::Websockets.speaks(via, echo.address));
+}
+
+fn a_ws_client_speaks_to_the_echo_server(via: Via) {
+    let echo = Echo::start().unwrap();
+    or_skip(Library::Ws.speaks(via, echo.address));
+}
+
+fn a_websockets_client_speaks_to_a_ws_server(via: Via) {
+    or_skip(Library::Ws.serve().and_then(|(_server, address)| Library::Websockets.speaks(via, address)));
+}
+
+fn a_ws_client_speaks_to_a_websockets_server(via: Via) {
+    or_skip(Library::Websockets.serve().and_then(|(_server, address)| Library::Ws.speaks(via, address)));
+}

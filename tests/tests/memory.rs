@@ -1,0 +1,194 @@
+//! Memory stays bounded when somebody stops reading, and what was held arrives when they read again.
+//!
+//! Whatever a flooder got rid of is either delivered or held by someone; here nobody takes delivery, so the bytes that
+//! the flooder could send bound what everybody together holds. MemAvailable is looked at as well: bytes that a
+//! kernel holds twice, or for nobody, are only seen there.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sluice_tests::Via;
+use sluice_tests::backend::RawBackend;
+use sluice_tests::pattern::Pattern;
+use sluice_tests::sluice::{Setup, Sluice};
+use sluice_tests::stream::Stream;
+use sluice_tests::wait::{PATIENCE, until_still};
+
+sluice_tests::over_every_engine![
+    a_backend_floods_a_client_that_does_not_read,
+    a_client_floods_a_backend_that_does_not_read,
+    both_flood_and_nobody_reads,
+    a_client_floods_an_echo_and_does_not_read,
+];
+
+/// Long enough without progress to be sure that every buffer on the way is full: zero-window probes come each 200 ms
+/// at first.
+const STILL: Duration = Duration::from_secs(2);
+
+/// What one flood would send if nothing stopped it.
+const FLOOD: u64 = 1024 * 1024 * 1024;
+
+/// What MemAvailable may fall beyond what two directions full of bytes cost: other programs live on this machine.
+const SLACK: u64 = 256 * 1024 * 1024;
+
+/// Measurements of memory exclude one another.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tunnel(via: Via) -> (Sluice, Stream, Stream, RawBackend) {
+    let backend = RawBackend::start().unwrap();
+    let sluice = Sluice::start(&Setup::via(backend.address, via)).unwrap();
+    let (client, server) = sluice.tunnel(via, &backend).unwrap();
+    for stream in [&client, &server] {
+        stream.tcp().set_nonblocking(true).unwrap();
+    }
+    (sluice, client, server, backend)
+}
+
+/// The most bytes that one direction may hold: four socket buffers at the system's limits, the backlog limit of
+/// 256 KiB, and what TLS libraries keep, with as much again to spare.
+fn bound() -> u64 {
+    let limit = |name: &str| -> u64 {
+        let line = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap();
+        line.split_whitespace().last().unwrap().parse().unwrap()
+    };
+    2 * (limit("tcp_rmem") + limit("tcp_wmem")) + 2 * 256 * 1024 + 1024 * 1024
+}
+
+fn available() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// One direction that is filled until nothing more goes in, and emptied again.
+struct Flood {
+    pattern: Pattern,
+    sent: u64,
+    received: u64,
+}
+
+impl Flood {
+    const fn new(seed: u64) -> Self {
+        Self { pattern: Pattern(seed), sent: 0, received: 0 }
+    }
+
+    /// Sends until the socket takes no more, which must be before `bound` bytes in all.
+    fn push(&mut self, to: &mut Stream, bound: u64) -> u64 {
+        let mut buffer = vec![0; 256 * 1024];
+        while self.sent < FLOOD {
+            self.pattern.fill(self.sent, &mut buffer);
+            match to.write(&buffer) {
+                Ok(count) => self.sent += count as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("cannot send behind byte {}: {error}", self.sent),
+            }
+            assert!(self.sent < bound, "{} bytes were taken from the flooder, and it still goes on", self.sent);
+        }
+        self.sent
+    }
+
+    /// Receives and checks what there is. Whether there was any.
+    fn pull(&mut self, from: &mut Stream) -> bool {
+        let mut buffer = vec![0; 256 * 1024];
+        match from.read(&mut buffer) {
+            Ok(0) => panic!("the stream ended behind byte {} of {}", self.received, self.sent),
+            Ok(count) => {
+                self.pattern.check(self.received, &buffer[..count]);
+                self.received += count as u64;
+                true
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) => panic!("cannot receive behind byte {}: {error}", self.received),
+        }
+    }
+}
+
+/// Checks that little memory is gone since it was `before`.
+fn little_is_gone(before: u64) {
+    let gone = before.saturating_sub(available());
+    // A kernel accounts for up to twice the payload.
+    let allowed = 2 * 2 * bound() + SLACK;
+    assert!(gone < allowed, "{} MiB of memory are gone, {} MiB allowed", gone >> 20, allowed >> 20);
+}
+
+/// Reads until every flood has been received whole.
+fn drain(mut each: impl FnMut() -> (bool, bool)) {
+    let mut moved_at = Instant::now();
+    loop {
+        let (moved, done) = each();
+        if done {
+            return;
+        }
+        if moved {
+            moved_at = Instant::now();
+        } else {
+            assert!(moved_at.elapsed() < PATIENCE, "nothing arrives any more");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn one_way(from: &mut Stream, to: &mut Stream) {
+    let before = available();
+    let mut flood = Flood::new(11);
+    until_still("the flood", STILL, || flood.push(from, bound()));
+    little_is_gone(before);
+    drain(|| {
+        let _would_block = from.flush();
+        (flood.pull(to), flood.received == flood.sent)
+    });
+}
+
+fn a_backend_floods_a_client_that_does_not_read(via: Via) {
+    let _alone = alone();
+    let (_sluice, mut client, mut server, _backend) = tunnel(via);
+    one_way(&mut server, &mut client);
+}
+
+fn a_client_floods_a_backend_that_does_not_read(via: Via) {
+    let _alone = alone();
+    let (_sluice, mut client, mut server, _backend) = tunnel(via);
+    one_way(&mut client, &mut server);
+}
+
+fn both_flood_and_nobody_reads(via: Via) {
+    let _alone = alone();
+    let (_sluice, mut client, mut server, _backend) = tunnel(via);
+    let before = available();
+    let (mut east, mut west) = (Flood::new(12), Flood::new(13));
+    until_still("the floods", STILL, || east.push(&mut client, bound()) + west.push(&mut server, bound()));
+    little_is_gone(before);
+    drain(|| {
+        let _would_block = (client.flush(), server.flush());
+        let moved = east.pull(&mut server) | west.pull(&mut client);
+        (moved, east.received == east.sent && west.received == west.sent)
+    });
+}
+
+/// The echo stops reading when it cannot write; only the client can undo the knot, and it must then get everything.
+fn a_client_floods_an_echo_and_does_not_read(via: Via) {
+    let _alone = alone();
+    let (_sluice, mut client, server, _backend) = tunnel(via);
+    server.tcp().set_nonblocking(false).unwrap();
+    let mut reader = server.tcp().try_clone().unwrap();
+    let mut writer = server.tcp().try_clone().unwrap();
+    let echo = std::thread::spawn(move || std::io::copy(&mut reader, &mut writer));
+    let before = available();
+    let mut flood = Flood::new(14);
+    // Both directions fill, one behind the other.
+    until_still("the flood", STILL, || flood.push(&mut client, 2 * bound()));
+    little_is_gone(before);
+    drain(|| {
+        let _would_block = client.flush();
+        (flood.pull(&mut client), flood.received == flood.sent)
+    });
+    client.shutdown_write().unwrap();
+    server.tcp().shutdown(std::net::Shutdown::Both).unwrap();
+    let _ended_by_shutdown = echo.join().unwrap();
+}

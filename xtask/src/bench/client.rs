@@ -1,0 +1,252 @@
+//! The load generator: one thread, one epoll, one echo outstanding on each connection.
+
+use std::io::{self, BufRead, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::control::{Answer, Order, Sample, Window, answer};
+use super::frame::{self, MASK};
+use super::poller::{self, Poller};
+use super::procfs::{self, CpuTime};
+use super::{process, stats};
+
+const SCRATCH: usize = 64 * 1024;
+/// Every so many echoes of a connection, the whole payload is compared, else its length, header and stamp.
+const COMPARE_EVERY: u32 = 64;
+/// How long a handshake, or the last echoes after a measurement, may take before the target counts as stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The example of RFC 6455 §1.3 and its answer.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+/// Payload of the echo that every new connection carries.
+const FIRST_PAYLOAD: usize = 128;
+const STAMP: usize = 8;
+
+/// A message as it is sent and as it must come back. Its first payload bytes are a stamp of connection and number.
+struct Message {
+    sent: Vec<u8>,
+    sent_header: usize,
+    back: Vec<u8>,
+    back_header: usize,
+}
+
+impl Message {
+    fn new(payload: usize) -> Result<Self> {
+        ensure!(payload >= STAMP, "a message needs {STAMP} bytes of payload for its stamp");
+        let clear: Vec<u8> = (0..payload).map(|index| (index * 31 + 7) as u8).collect();
+        let (mut sent, mut back) = (Vec::new(), Vec::new());
+        frame::append(&mut sent, frame::BINARY, &clear, Some(MASK));
+        frame::append(&mut back, frame::BINARY, &clear, None);
+        Ok(Self { sent_header: sent.len() - payload, back_header: back.len() - payload, sent, back })
+    }
+
+    fn stamp(&mut self, connection: usize, number: u32) {
+        let mut stamp = stamp(connection, number);
+        frame::apply_mask(&mut stamp, MASK);
+        self.sent[self.sent_header..self.sent_header + STAMP].copy_from_slice(&stamp);
+    }
+
+    /// Whether `part` is what must come at `offset` of the echo.
+    fn matches(&mut self, connection: usize, number: u32, offset: usize, part: &[u8]) -> bool {
+        let checked = self.back_header + STAMP;
+        self.back[self.back_header..checked].copy_from_slice(&stamp(connection, number));
+        let Some(expected) = self.back.get(offset..offset + part.len()) else { return false };
+        let limit = if number.is_multiple_of(COMPARE_EVERY) { part.len() } else { checked.saturating_sub(offset) };
+        let limit = limit.min(part.len());
+        expected[..limit] == part[..limit]
+    }
+}
+
+fn stamp(connection: usize, number: u32) -> [u8; STAMP] {
+    ((connection as u64) << 32 | u64::from(number)).to_be_bytes()
+}
+
+struct Connection {
+    stream: TcpStream,
+    number: u32,
+    sent_at: Instant,
+    received: usize,
+    outstanding: bool,
+    unsent: Vec<u8>,
+}
+
+struct Load {
+    poller: Poller,
+    connections: Vec<Connection>,
+    scratch: Vec<u8>,
+    outstanding: usize,
+}
+
+/// Obeys orders until its standard input ends.
+pub(super) fn run() -> Result<()> {
+    process::prepare_helper()?;
+    let mut load = Load { poller: Poller::new()?, connections: Vec::new(), scratch: vec![0; SCRATCH], outstanding: 0 };
+    for line in io::stdin().lock().lines() {
+        let done = match serde_json::from_str(&line?)? {
+            Order::Connect { to, connections } => load.connect(to, connections).map(|()| Answer::Connected),
+            Order::Measure(window) => load.measure(&window).map(Answer::Measured),
+            Order::Count => bail!("the load generator does not count connections"),
+        };
+        match done {
+            Ok(done) => answer(&done)?,
+            Err(error) => return answer(&Answer::Failed(format!("{error:#}"))),
+        }
+    }
+    Ok(())
+}
+
+impl Load {
+    fn connect(&mut self, to: SocketAddr, count: usize) -> Result<()> {
+        let old = self.connections.len();
+        for token in old..old + count {
+            let stream = upgrade(to).with_context(|| format!("connection {token} to {to}"))?;
+            self.poller.watch(&stream, token)?;
+            let (unsent, sent_at) = (Vec::new(), Instant::now());
+            self.connections.push(Connection { stream, number: 0, sent_at, received: 0, outstanding: false, unsent });
+        }
+        let mut message = Message::new(FIRST_PAYLOAD)?;
+        for token in old..old + count {
+            self.send(token, &mut message)?;
+        }
+        self.drain(&mut message)
+    }
+
+    fn measure(&mut self, window: &Window) -> Result<Sample> {
+        let mut message = Message::new(window.payload)?;
+        for token in 0..self.connections.len() {
+            self.send(token, &mut message)?;
+        }
+        self.echo_until(Instant::now() + window.warm_up, &mut message, &mut Vec::new())?;
+
+        let mut latencies = Vec::with_capacity(1 << 20);
+        let (_, switches) = procfs::threads(&window.proxy);
+        let before = CpuTime::now()?;
+        let start = Instant::now();
+        self.echo_until(start + window.measured, &mut message, &mut latencies)?;
+        let spent = CpuTime::now()?.since(&before);
+        let (threads, switches_now) = procfs::threads(&window.proxy);
+        self.drain(&mut message)?;
+
+        ensure!(!latencies.is_empty(), "no echo came back within {:?}", window.measured);
+        latencies.sort_unstable();
+        Ok(Sample {
+            round_trips: latencies.len() as u64,
+            seconds: spent.elapsed.as_secs_f64(),
+            p50_us: stats::percentile(&latencies, 0.50) / 1e3,
+            p99_us: stats::percentile(&latencies, 0.99) / 1e3,
+            busy_us: spent.busy_us,
+            busy_ticks_us: spent.busy_ticks_us,
+            switches: switches_now.saturating_sub(switches),
+            threads,
+        })
+    }
+
+    /// Answers every echo with the next message; pushes each latency, in nanoseconds.
+    fn echo_until(&mut self, end: Instant, message: &mut Message, latencies: &mut Vec<u32>) -> Result<()> {
+        let mut tokens = Vec::new();
+        loop {
+            let now = Instant::now();
+            if now >= end {
+                return Ok(());
+            }
+            self.poller.ready(Some(end - now), &mut tokens)?;
+            for &token in &tokens {
+                if self.turn(token, message)? {
+                    let latency = self.connections[token].sent_at.elapsed();
+                    latencies.push(u32::try_from(latency.as_nanos()).unwrap_or(u32::MAX));
+                    self.send(token, message)?;
+                }
+            }
+        }
+    }
+
+    /// Waits until no echo is outstanding.
+    fn drain(&mut self, message: &mut Message) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        let mut tokens = Vec::new();
+        while self.outstanding > 0 {
+            let now = Instant::now();
+            ensure!(now < end, "{} echoes have not come back within {PATIENCE:?}", self.outstanding);
+            self.poller.ready(Some(end - now), &mut tokens)?;
+            for &token in &tokens {
+                self.turn(token, message)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, token: usize, message: &mut Message) -> Result<()> {
+        let connection = &mut self.connections[token];
+        connection.number = connection.number.wrapping_add(1);
+        connection.received = 0;
+        connection.outstanding = true;
+        connection.sent_at = Instant::now();
+        self.outstanding += 1;
+        message.stamp(token, connection.number);
+        let written = poller::write(&mut connection.stream, &message.sent)?;
+        if written < message.sent.len() {
+            connection.unsent.extend_from_slice(&message.sent[written..]);
+            self.poller.wait_for_room(&connection.stream, token, true)?;
+        }
+        Ok(())
+    }
+
+    /// One read or one write of a connection that is ready; `true` when its echo is complete.
+    fn turn(&mut self, token: usize, message: &mut Message) -> Result<bool> {
+        let connection = &mut self.connections[token];
+        if !connection.unsent.is_empty() {
+            let written = poller::write(&mut connection.stream, &connection.unsent)?;
+            connection.unsent.drain(..written);
+            if connection.unsent.is_empty() {
+                self.poller.wait_for_room(&connection.stream, token, false)?;
+            }
+            return Ok(false);
+        }
+        let Some(count) = poller::read(&mut connection.stream, &mut self.scratch)? else { return Ok(false) };
+        ensure!(count > 0, "connection {token} was closed after {} messages", connection.number);
+        let part = &self.scratch[..count];
+        ensure!(
+            connection.outstanding && message.matches(token, connection.number, connection.received, part),
+            "connection {token}: message {} came back changed within {count} bytes at {}",
+            connection.number,
+            connection.received
+        );
+        connection.received += count;
+        if connection.received < message.back.len() {
+            return Ok(false);
+        }
+        connection.outstanding = false;
+        self.outstanding -= 1;
+        Ok(true)
+    }
+}
+
+/// One connection, upgraded by RFC 6455 §4.1, then non-blocking.
+fn upgrade(to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).context("cannot connect")?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
+         Sec-WebSocket-Version: 13\r\nOrigin: http://{to}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes())?;
+    let mut head = Vec::new();
+    let mut buffer = [0; 1024];
+    while !head.ends_with(b"\r\n\r\n") {
+        let count = stream.read(&mut buffer).context("no answer to the upgrade request")?;
+        ensure!(count > 0, "closed in the middle of the upgrade");
+        head.extend_from_slice(&buffer[..count]);
+        ensure!(head.len() < 16 * 1024, "the answer to the upgrade request does not end");
+    }
+    let head = String::from_utf8_lossy(&head);
+    ensure!(
+        head.starts_with("HTTP/1.1 101 ") && head.contains(ACCEPT),
+        "the upgrade was refused: {}",
+        head.lines().next().unwrap_or_default()
+    );
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}

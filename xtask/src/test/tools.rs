@@ -1,0 +1,91 @@
+//! What tests need of this machine beyond Rust: installed where that can be done without asking anybody.
+//!
+//! Nothing here fails the run: a test whose tool is missing reports itself as skipped, with the reason.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::command::{must_run, on_path, target};
+
+/// Programs that tests run, and the Debian packages that have them.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("curl", "curl"),
+    ("ip", "iproute2"),
+    ("setpriv", "util-linux"),
+    ("prlimit", "util-linux"),
+    ("python3", "python3-venv"),
+];
+
+/// Installs what is missing, and returns the folder of the tools that are not the system's.
+pub(super) fn install() -> PathBuf {
+    let folder = target().join("test-tools");
+    let steps = [("Debian packages", packages()), ("PyPI websockets", websockets(&folder)), ("npm ws", ws(&folder))];
+    for (what, done) in steps {
+        if let Err(error) = done {
+            eprintln!("note: {what}: {error:#}; the tests that need it will be skipped");
+        }
+    }
+    folder
+}
+
+fn packages() -> anyhow::Result<()> {
+    let missing = PROGRAMS.iter().filter(|(program, _)| on_path(program).is_none());
+    let mut missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !rustix::process::geteuid().is_root() || on_path("apt-get").is_none() {
+        bail!("please install {list} (apt-get install {list})");
+    }
+    must_run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    must_run(
+        Command::new("apt-get")
+            .args(["install", "--quiet", "--yes", "--no-install-recommends"])
+            .args(&missing)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+/// Whether this interpreter has the library.
+fn has_websockets(python: &Path) -> bool {
+    Command::new(python).args(["-c", "import websockets"]).output().is_ok_and(|output| output.status.success())
+}
+
+fn websockets(folder: &Path) -> anyhow::Result<()> {
+    let python = folder.join("venv/bin/python");
+    if has_websockets(&python) {
+        return Ok(());
+    }
+    let venv = folder.join("venv");
+    if must_run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).is_ok() {
+        return must_run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "websockets"]));
+    }
+    // Debian's python3 without python3-venv: an interpreter that looks into one more folder does as well.
+    let packages = folder.join("python");
+    must_run(
+        Command::new("python3").args(["-m", "pip", "install", "--quiet", "--target"]).arg(&packages).arg("websockets"),
+    )?;
+    std::fs::create_dir_all(venv.join("bin"))?;
+    let _from_the_attempt = std::fs::remove_file(&python);
+    let script = format!("#!/bin/sh\nPYTHONPATH='{}' exec python3 \"$@\"\n", packages.display());
+    std::fs::write(&python, script).with_context(|| format!("cannot write {}", python.display()))?;
+    must_run(Command::new("chmod").arg("755").arg(&python))
+}
+
+fn ws(folder: &Path) -> anyhow::Result<()> {
+    if folder.join("npm/node_modules/ws").is_dir() {
+        return Ok(());
+    }
+    if on_path("node").is_none() || on_path("npm").is_none() {
+        bail!("node or npm is missing");
+    }
+    let prefix = folder.join("npm");
+    std::fs::create_dir_all(&prefix)?;
+    must_run(
+        Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent", "ws@8", "--prefix"]).arg(&prefix),
+    )
+}
