@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use proxy_common::layout::{Direction, PairCounters};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use self::lane::{Budget, Lane};
 use super::Gate;
@@ -26,9 +26,16 @@ use super::tls::Secured;
 use crate::config::Relay;
 use crate::handoff::{Engine, ToKeeper};
 use crate::sys::mapped::Slot;
+use crate::sys::socket::unacknowledged;
 
 /// How long a pair that is closed for its age or its silence may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long the last bytes to one side may take to be acknowledged after the other side has failed.
+const RESET_LINGER: Duration = Duration::from_secs(5);
+
+/// How often to look whether they are.
+const POLL: Duration = Duration::from_millis(5);
 
 /// A place among the carried pairs; given back when dropped.
 pub(super) struct Place {
@@ -71,7 +78,10 @@ impl Transport for Secured {
 }
 
 async fn carry_on(mut carry: Carry) {
-    (&mut carry).await;
+    if let Err(failed) = (&mut carry).await {
+        tracing::debug!(slot = carry.place.slot.index(), ?failed, "a carried pair broke");
+        carry.break_other(failed).await;
+    }
     let Carry { place, .. } = carry;
     let slot = place.slot.index();
     let counters = Box::new(place.gate.stats.carried(slot));
@@ -79,6 +89,13 @@ async fn carry_on(mut carry: Carry) {
     if let Err(error) = closed {
         tracing::debug!(slot, %error, "cannot tell the keeper of a carried pair's end");
     }
+}
+
+/// A side of a pair.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Client,
+    Backend,
 }
 
 /// A pair that this process carries.
@@ -168,39 +185,60 @@ impl Carry {
     /// Moves what can be moved. Ready when the pair is over.
     ///
     /// # Errors
-    /// One side is gone.
-    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut budget = Budget::new();
+    /// The side that failed.
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
+        // One each, so that a flood one way does not starve the other.
+        let (mut up_budget, mut down_budget) = (Budget::new(), Budget::new());
         let (stats, slot) = (&self.place.gate.stats, &mut self.place.slot);
-        let up = self.to_backend.poll(cx, &mut *self.client, &mut self.backend, stats, slot, &mut budget)?;
-        let down = self.to_client.poll(cx, &mut self.backend, &mut *self.client, stats, slot, &mut budget)?;
-        if let Some(limits) = self.limits.as_mut().filter(|_| budget.moved()) {
+        let up = self.to_backend.poll(cx, &mut *self.client, &mut self.backend, stats, slot, &mut up_budget);
+        let up = up.map_err(|error| gone(Side::Client, &error))?;
+        let down = self.to_client.poll(cx, &mut self.backend, &mut *self.client, stats, slot, &mut down_budget);
+        let down = down.map_err(|error| gone(Side::Backend, &error))?;
+        if let Some(limits) = self.limits.as_mut().filter(|_| up_budget.moved() || down_budget.moved()) {
             limits.last_activity = Instant::now();
         }
         if up.is_pending() || down.is_pending() {
             return Poll::Pending;
         }
-        let broken = self.to_backend.broken() || self.to_client.broken();
-        Poll::Ready(if broken { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) })
+        Poll::Ready(match (self.to_backend.broken(), self.to_client.broken()) {
+            (true, _) => Err(Side::Backend),
+            (_, true) => Err(Side::Client),
+            _ => Ok(()),
+        })
     }
 
-    /// One side is gone: the other one's next operation shall say so, as without a proxy.
-    fn abort(&self) {
-        for socket in [self.client.get_ref().0, &self.backend] {
+    /// One side has failed: the other gets what is under way to it and then an RST, as it would without a proxy.
+    async fn break_other(&self, failed: Side) {
+        let (client, backend) = (self.client.get_ref().0, &self.backend);
+        let other = match failed {
+            Side::Client => backend,
+            Side::Backend => client,
+        };
+        let give_up = Instant::now() + RESET_LINGER;
+        // An RST discards what the socket has not sent yet, so it waits for that.
+        while unacknowledged(other).is_ok_and(|bytes| bytes > 0) && Instant::now() < give_up {
+            sleep(POLL).await;
+        }
+        for socket in [client, backend] {
             // Fails only on a socket that is already closed.
             let _ = socket.set_zero_linger();
         }
     }
 }
 
-impl Future for Carry {
-    type Output = ();
+fn gone(side: Side, error: &io::Error) -> Side {
+    tracing::debug!(?side, %error, "a carried pair's side failed");
+    side
+}
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+impl Future for Carry {
+    type Output = Result<(), Side>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
         let this = self.get_mut();
         if this.limits.as_mut().is_some_and(|limits| limits.poll_over(cx)) {
             if this.limits.as_ref().is_some_and(|limits| limits.farewell) {
-                return Poll::Ready(());
+                return Poll::Ready(Ok(()));
             }
             // Both ends of stream are sent; a peer that does not take them loses its connection.
             this.to_backend.finish();
@@ -212,14 +250,6 @@ impl Future for Carry {
                 let _ = limits.poll_over(cx);
             }
         }
-        match this.poll_move(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => Poll::Ready(()),
-            Poll::Ready(Err(error)) => {
-                tracing::debug!(slot = this.place.slot.index(), %error, "a carried pair broke");
-                this.abort();
-                Poll::Ready(())
-            }
-        }
+        this.poll_move(cx)
     }
 }
