@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -25,6 +24,12 @@ use crate::handoff::{ConnId, Engine};
 /// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
 /// client that reads one slower than this is holding a slot.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The moment so much later than now. A setting of centuries is as good as one year.
+pub(super) fn after(patience: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(patience).unwrap_or(now + Duration::from_secs(365 * 86_400))
+}
 
 /// What a client's connection is made of, as far as its handshake and its relay differ by it.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
@@ -106,7 +111,7 @@ async fn steps<S: Transport>(gate: &Arc<Gate>, up: Up<S>) -> Result<(), Stopped<
 }
 
 async fn answer<S: Transport>(exchange: Exchange<S>, response: http::Response<AnswerBody>) {
-    if let Ok(finished) = exchange.answer(response, Instant::now() + ANSWER_PATIENCE).await {
+    if let Ok(finished) = exchange.answer(response, after(ANSWER_PATIENCE)).await {
         linger::close(finished.io).await;
     }
 }
@@ -120,18 +125,4 @@ async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal
     if matches!(timeout(ANSWER_PATIENCE, write).await, Ok(Ok(()))) {
         linger::close(stream).await;
     }
-}
-
-/// The socket options of a pair's connections: dead peers are found by what the kernel does.
-///
-/// # Errors
-/// The connection is gone.
-pub(super) fn watch_for_death(stream: &TcpStream, relay: &crate::config::Relay) -> io::Result<()> {
-    let socket = socket2::SockRef::from(stream);
-    // Probes follow each other faster than the user timeout, which decides in the end (tcp(7), TCP_USER_TIMEOUT).
-    let interval = (relay.user_timeout / 4).clamp(Duration::from_secs(1), relay.keepalive.max(Duration::from_secs(1)));
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(relay.keepalive.max(Duration::from_secs(1))).with_interval(interval);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(relay.user_timeout))
 }
