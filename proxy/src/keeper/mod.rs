@@ -38,6 +38,12 @@ use relay::Relay;
 /// How long pairs may take to deliver what is in flight when Sluice is told to stop.
 const FAREWELL: Duration = Duration::from_secs(6);
 
+/// Messages of the gate that are read before the pairs get their turn.
+const GATE_TURN: usize = 64;
+
+/// When to try again to tell the gate what it had no room for.
+const GATE_RETRY: Duration = Duration::from_millis(50);
+
 /// Descriptors that are not pairs': maps, the program, listeners, control sockets, logs, and some to spare.
 const RESERVED_FILES: u64 = 96;
 
@@ -127,7 +133,8 @@ impl Keeper {
             if self.gate.next_start(now) == Some(Duration::ZERO) {
                 self.start_gate()?;
             }
-            let sleep = [self.relay.sleep(now), self.gate.next_start(now), until.map(|until| until - now)];
+            let retry = (self.relay.ended.unreported > 0 && self.gate.control().is_some()).then_some(GATE_RETRY);
+            let sleep = [self.relay.sleep(now), self.gate.next_start(now), until.map(|until| until - now), retry];
             let ready = self.relay.reactor.wait(sleep.into_iter().flatten().min()).context("epoll failed")?;
             for (source, flags) in ready {
                 match source {
@@ -202,7 +209,8 @@ impl Keeper {
     }
 
     fn read_gate(&mut self) {
-        loop {
+        // The socket stays readable, so that what is left comes with the next turn.
+        for _ in 0..GATE_TURN {
             let Some(control) = self.gate.control() else { return };
             match wire::receive::<ToKeeper>(control, &mut self.buffer) {
                 Ok(Received::Packet(packet)) => self.on_message(packet),

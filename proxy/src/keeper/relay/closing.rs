@@ -25,19 +25,14 @@ const FAREWELL_LINGER: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
 
 impl Relay {
-    /// The socket that `side` comes from has failed.
+    /// The socket that `side` comes from has failed. What it had sent before is still delivered.
     pub(super) fn fail(&mut self, slot: u32, side: Direction) {
         let Some(pair) = self.table.get_mut(slot) else { return };
-        let other_failed = match pair.closing {
-            None => false,
-            Some(Closing::Reset { delivers, .. }) => delivers != side,
-            Some(Closing::Farewell { .. }) => true,
-        };
-        if pair.closing.is_some() {
-            if other_failed {
-                self.finish(slot);
-            }
-            return;
+        match pair.closing {
+            // Told again of the same failure, by the read that found its queue empty.
+            Some(Closing::Reset { delivers, .. }) if delivers == side => return,
+            Some(_) => return self.finish(slot),
+            None => {}
         }
         pair.reason = match side {
             Direction::ClientToBackend => EndReason::ClientFailed,
@@ -45,7 +40,9 @@ impl Relay {
         };
         let now = Instant::now();
         pair.closing = Some(Closing::Reset { delivers: side, deadline: now + RESET_LINGER });
+        pair.flow_mut(side).ending = true;
         self.hold(slot);
+        self.drive(slot, side);
         self.on_closing_timer(slot, now);
     }
 
@@ -90,7 +87,8 @@ impl Relay {
             Some(Closing::Reset { delivers, deadline }) => {
                 let target = pair.target(delivers);
                 let acknowledged = socket::unacknowledged(target).is_ok_and(|bytes| bytes == 0);
-                now >= deadline || (acknowledged && self.delivered(slot, delivers))
+                let exhausted = pair.flow(delivers).ended;
+                now >= deadline || (exhausted && acknowledged && self.delivered(slot, delivers))
             }
             Some(Closing::Farewell { deadline }) => {
                 let quiet = |direction: Direction| {

@@ -25,7 +25,12 @@ impl Relay {
                 }
                 self.end_copy(slot, direction);
             }
-            Some(Stopped::SourceFailed(_)) => self.fail(slot, direction),
+            Some(Stopped::SourceFailed(_)) => {
+                if let Some(pair) = self.table.get_mut(slot) {
+                    pair.flow_mut(direction).ended = true;
+                }
+                self.fail(slot, direction);
+            }
             Some(Stopped::TargetFailed(_)) => self.fail(slot, direction.reverse()),
             Some(Stopped::Blocked) | None => {}
         }

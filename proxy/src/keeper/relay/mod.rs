@@ -18,7 +18,7 @@ use proxy_common::layout::{DirCounters, Direction, PairCounters, index};
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
 
-use super::pair::{EndReason, Flow, Pair};
+use super::pair::{Closing, EndReason, Flow, Pair};
 use super::pump::Spill;
 use super::reactor::{Reactor, Source};
 use super::table::Table;
@@ -207,16 +207,9 @@ impl Relay {
         if flags.intersects(EventFlags::OUT) {
             self.drive(slot, side.reverse());
         }
-        if flags.contains(EventFlags::ERR) {
-            self.on_error(slot, generation, side);
-        }
-    }
-
-    /// The socket has failed, and reading has not shown it: its bytes cannot be read on while the other side takes
-    /// none.
-    fn on_error(&mut self, slot: u32, generation: u32, side: Direction) {
         let Some(pair) = self.table.get(slot) else { return };
-        if Source::is_of(generation, pair.generation) && pair.closing.is_none() {
+        if flags.contains(EventFlags::ERR) && Source::is_of(generation, pair.generation) && pair.closing.is_none() {
+            // Reading has not shown the failure, because the other side takes nothing at present.
             self.fail(slot, side);
         }
     }
@@ -233,7 +226,8 @@ impl Relay {
     /// A direction's source has ended and all before its end has been accepted by the target: FIN.
     fn shut(&mut self, slot: u32, direction: Direction) {
         let Some(pair) = self.table.get_mut(slot) else { return };
-        if pair.flow(direction).shut {
+        // A side that is to get an RST gets no FIN before it.
+        if pair.flow(direction).shut || matches!(pair.closing, Some(Closing::Reset { .. })) {
             return;
         }
         pair.flow_mut(direction).shut = true;

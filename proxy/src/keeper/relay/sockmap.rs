@@ -148,7 +148,10 @@ impl Relay {
                     match peek(source) {
                         Peeked::End => flow.ended = true,
                         Peeked::Nothing => return Some(Next::Read),
-                        Peeked::Failed(_) => return Some(Next::Failed(direction)),
+                        Peeked::Failed(_) => {
+                            flow.ended = true;
+                            return Some(Next::Failed(direction));
+                        }
                         Peeked::Bytes => {}
                     }
                     continue;
@@ -184,7 +187,10 @@ impl Relay {
                 Stopped::Idle => return Some(Next::Read),
                 Stopped::Blocked => return Some(Next::Write),
                 // Bytes that were passed are gone: the source was reset, and its queue with it.
-                Stopped::End | Stopped::SourceFailed(_) => return Some(Next::Failed(direction)),
+                Stopped::End | Stopped::SourceFailed(_) => {
+                    flow.ended = true;
+                    return Some(Next::Failed(direction));
+                }
                 Stopped::TargetFailed(_) => return Some(Next::Failed(direction.reverse())),
             }
         }

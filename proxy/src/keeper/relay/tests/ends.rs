@@ -209,3 +209,33 @@ fn the_idle_and_the_lifetime_limit_end_a_pair_with_fins() {
         assert_eq!(count(&rig, reason), 1);
     }
 }
+
+#[test]
+fn a_reset_behind_bytes_that_the_other_side_is_slow_to_take_cuts_off_none() {
+    over_every_engine(|rig| {
+        let Ends { client, mut backend } = rig.open();
+        rig.settled();
+        // More than the sockets take while nobody reads: some of it waits with the relay.
+        let full = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let taken = rig.join("the writer is stopped", super::rig::flood(client.try_clone().unwrap(), 32, 64 * MIB, &full));
+        reset(client);
+        rig.until("the reset has been noticed", |rig| rig.relay.table.iter().all(|(_, pair)| pair.closing.is_some()));
+        let reader = std::thread::spawn(move || {
+            let (mut got, mut buffer) = (0, vec![0; 1 << 16]);
+            loop {
+                match backend.read(&mut buffer) {
+                    Ok(0) => panic!("a FIN instead of an RST after {got} bytes"),
+                    Ok(n) => {
+                        assert!((0..n).all(|i| buffer[i] == super::rig::pattern(32, got + i as u64)), "at {got}");
+                        got += n as u64;
+                    }
+                    Err(error) => return (got, error.kind()),
+                }
+            }
+        });
+        let (got, kind) = rig.join("the reset is seen", reader);
+        assert_eq!(kind, ErrorKind::ConnectionReset);
+        assert!(got <= taken);
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+    });
+}
