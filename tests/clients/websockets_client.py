@@ -9,7 +9,8 @@ import websockets
 
 async def main(url, certificate):
     context = ssl.create_default_context(cafile=certificate) if url.startswith("wss:") else None
-    async with websockets.connect(url, ssl=context, compression=None, max_size=None) as socket:
+    async with websockets.connect(url, ssl=context, compression=None, max_size=None, subprotocols=["echo"]) as socket:
+        assert socket.subprotocol == "echo", socket.subprotocol
         for message in ["grüß Gott", b"\x00\xff", "", b"x" * 70_000, "y" * (1 << 20)]:
             await socket.send(message)
             assert await socket.recv() == message, "a message came back changed"

@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 const [url, certificate, modules] = process.argv.slice(2);
 const WebSocket = createRequire(modules + "/")("ws");
 const messages = ["grüß Gott", Buffer.from([0, 255]), "", Buffer.alloc(70_000, 1), "y".repeat(1 << 20)];
-const socket = new WebSocket(url, { ca: readFileSync(certificate), perMessageDeflate: false });
+const socket = new WebSocket(url, ["echo"], { ca: readFileSync(certificate), perMessageDeflate: false });
 const fail = (why) => {
   console.error(why);
   process.exit(1);
@@ -13,7 +13,7 @@ const fail = (why) => {
 setTimeout(() => fail("no end within 50 s"), 50_000).unref();
 let next = 0;
 const send = () => (next < messages.length ? socket.send(messages[next]) : socket.ping("p"));
-socket.on("open", send);
+socket.on("open", () => (socket.protocol === "echo" ? send() : fail(`subprotocol ${socket.protocol}`)));
 socket.on("error", fail);
 socket.on("message", (data, binary) => {
   const message = messages[next++];

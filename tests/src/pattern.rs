@@ -72,6 +72,13 @@ impl Pattern {
     }
 }
 
+/// Receive buffer of a soaked end, in bytes.
+const SMALL_WINDOW: usize = 64 * 1024;
+/// One in so many reads is followed by a stall.
+const STALL_EVERY: u64 = 250;
+/// How long a stall is on average: enough for its sender to fill megabytes of buffers.
+const MEAN_STALL_MS: u64 = 50;
+
 /// One end of a tunnel: what it sends, what it expects, and when it stalls.
 struct End<'a> {
     stream: &'a mut Stream,
@@ -104,7 +111,7 @@ impl End<'_> {
         if self.received == self.total || Instant::now() < self.reads_again {
             return false;
         }
-        let mut buffer = vec![0; (1 + chance.below(256 * 1024)) as usize];
+        let mut buffer = vec![0; (1 + chance.below(128 * 1024)) as usize];
         let count = match self.stream.read(&mut buffer) {
             Ok(0) => panic!("the stream ended behind byte {} of {}", self.received, self.total),
             Ok(count) => count,
@@ -114,8 +121,8 @@ impl End<'_> {
         buffer.truncate(count);
         self.expects.check(self.received, &buffer);
         self.received += count as u64;
-        if chance.below(200) == 0 {
-            self.reads_again = Instant::now() + Duration::from_millis(chance.below(60));
+        if chance.below(STALL_EVERY) == 0 {
+            self.reads_again = Instant::now() + Duration::from_millis(chance.below(2 * MEAN_STALL_MS));
         }
         true
     }
@@ -131,6 +138,9 @@ pub fn soak(a: &mut Stream, b: &mut Stream, total: u64, seed: u64) {
     let (east, west) = (Pattern(seed ^ 0xea57), Pattern(seed ^ 0x3e57));
     for stream in [&mut *a, &mut *b] {
         assert!(stream.tcp().set_nonblocking(true).is_ok(), "cannot make the socket non-blocking");
+        // A small window, so that a reader that stalls is felt by everybody on the way.
+        let small = socket2::SockRef::from(stream.tcp()).set_recv_buffer_size(SMALL_WINDOW);
+        assert!(small.is_ok(), "cannot make the receive buffer small");
     }
     let start = Instant::now();
     let end = |stream, sends, expects| End { stream, sends, expects, sent: 0, received: 0, total, reads_again: start };

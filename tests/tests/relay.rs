@@ -40,6 +40,7 @@ fn every_kind_of_message_comes_back(via: Via) {
     client.converse().unwrap();
     shows(&sluice, via, client.address().unwrap(), &client.tallies().unwrap());
     client.close(1000).unwrap();
+    drop(client);
     eventually("the closed pair is gone", || sluice.connections().unwrap().is_empty().then_some(()));
 }
 
@@ -148,6 +149,10 @@ fn random_bytes_both_ways_arrive_exactly(via: Via) {
     let row = sluice.connection(client.tcp().local_addr().unwrap());
     for direction in ["client_to_backend", "backend_to_client"] {
         assert_eq!(row[direction]["bytes"], total, "{row}");
+    }
+    if via == Via::Sockmap {
+        let flips = sluice.metrics().unwrap().sum("sluice_relay_flips_total", &[]);
+        assert!(flips > 0, "the readers' stalls never moved a direction to userspace and back");
     }
 }
 
