@@ -167,3 +167,23 @@ fn frames_are_counted_alike_by_every_engine() {
         assert!(forth.last_activity_ns > 0 && back.last_activity_ns > 0);
     });
 }
+
+#[test]
+fn messages_wake_nobody() {
+    over_the_kernel(|rig| {
+        let mut ends = rig.open();
+        rig.settled();
+        // What the handshake and the insertion left to be told has been told.
+        while !rig.relay.reactor.wait(Some(std::time::Duration::from_millis(20))).unwrap().is_empty() {}
+        for _ in 0..100 {
+            ends.client.write_all(&[0x82, 0x81, 0, 0, 0, 0, 7]).unwrap();
+            ends.backend.read_exact(&mut [0; 7]).unwrap();
+            ends.backend.write_all(&[0x82, 1, 7]).unwrap();
+            ends.client.read_exact(&mut [0; 3]).unwrap();
+        }
+        // Nobody ran the relay meanwhile: the messages have passed without it, and left it nothing to do.
+        let events = rig.relay.reactor.wait(Some(std::time::Duration::ZERO)).unwrap();
+        assert_eq!(events.len(), 0, "100 round trips made events: {events:?}");
+        assert_eq!(rig.counters(0, ClientToBackend).frames[2], 100);
+    });
+}
