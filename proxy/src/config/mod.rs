@@ -136,7 +136,8 @@ pub struct Relay {
     #[serde(with = "duration")]
     pub keepalive: Duration,
     /// A peer that acknowledges nothing for this long is dead (TCP_USER_TIMEOUT; keepalive probes obey it too).
-    /// 120 s: two keepalive periods; a phone that changes networks needs less.
+    /// 120 s: two keepalive periods; a phone that changes networks needs less. A peer that is alive and does not read
+    /// is not dead, however long; except where a gate carries the pair (TLS), which leaves that to the kernel.
     #[serde(with = "duration")]
     pub user_timeout: Duration,
 }

@@ -35,6 +35,8 @@ pub(super) struct Flow {
     pub(super) idle: bool,
     /// Userspace waits for bytes of the source.
     pub(super) want_read: bool,
+    /// TCP_USER_TIMEOUT is off on the source's socket, whose peer takes nothing at present.
+    pub(super) patient: bool,
     /// Userspace waits for room in the target.
     pub(super) want_write: bool,
 }

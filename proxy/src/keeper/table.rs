@@ -62,6 +62,10 @@ impl Table {
         self.pairs.iter().enumerate().filter_map(|(slot, pair)| Some((slot as u32, pair.as_deref()?)))
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Pair)> {
+        self.pairs.iter_mut().enumerate().filter_map(|(slot, pair)| Some((slot as u32, pair.as_deref_mut()?)))
+    }
+
     pub(super) fn slots(&self) -> Vec<u32> {
         self.iter().map(|(slot, _)| slot).collect()
     }

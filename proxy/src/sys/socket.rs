@@ -9,6 +9,24 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 /// # Errors
 /// The socket is no TCP socket.
 pub fn bytes_acked(socket: impl AsFd) -> io::Result<u64> {
+    Ok(info(socket)?.tcpi_bytes_acked)
+}
+
+/// Whether bytes wait in this socket's send queue because its peer's window is closed: a peer that is alive, as far
+/// as is known, and does not read.
+///
+/// TCP_USER_TIMEOUT takes such a peer for dead (`tcp_probe_timer` of the kernel), although RFC 1122 §4.2.2.17 asks
+/// to wait for it as long as it answers the probes, which the kernel without that option does.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn peer_takes_nothing(socket: impl AsFd) -> io::Result<bool> {
+    let info = info(socket)?;
+    let waiting = info.tcpi_notsent_bytes > 0 || info.tcpi_unacked > 0;
+    Ok(waiting && (info.tcpi_unacked == 0 || info.tcpi_snd_wnd == 0))
+}
+
+fn info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: `info` is writable for `len` bytes, and the kernel writes at most those.
@@ -23,7 +41,7 @@ pub fn bytes_acked(socket: impl AsFd) -> io::Result<u64> {
     };
     check(result)?;
     // SAFETY: it was zeroed, all of its fields are integers, and the kernel has overwritten some of them.
-    Ok(unsafe { info.assume_init() }.tcpi_bytes_acked)
+    Ok(unsafe { info.assume_init() })
 }
 
 /// Bytes in this TCP socket's send queue, sent and not acknowledged or not yet sent (`SIOCOUTQ`).

@@ -5,6 +5,7 @@
 
 mod closing;
 mod copy;
+mod patrol;
 mod sockmap;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use crate::config::Config;
 use crate::handoff::{EndReason, Engine, NewPair, WhyNot};
 use crate::kernel::Kernel;
 use crate::sys::mapped::{MappedArray, Slot};
+use patrol::Patrol;
 
 /// The buffer that all pairs share, in bytes: what one system call moves at most, and so what one congested direction
 /// may hold in userspace.
@@ -48,6 +50,7 @@ pub(super) struct Relay {
     again: VecDeque<(u32, Direction)>,
     buffer: Vec<u8>,
     limits: Limits,
+    patrol: Patrol,
     pub(super) ended: Ended,
 }
 
@@ -56,6 +59,13 @@ struct Limits {
     lifetime: Option<Duration>,
     keepalive: Duration,
     user_timeout: Duration,
+}
+
+impl Limits {
+    /// As the socket option takes it: an `int` of milliseconds.
+    fn user_timeout_ms(&self) -> u32 {
+        u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32)
+    }
 }
 
 /// What the pairs that have ended had counted.
@@ -116,6 +126,7 @@ impl Relay {
                 keepalive: config.relay.keepalive,
                 user_timeout: config.relay.user_timeout,
             },
+            patrol: Patrol::new(config.relay.user_timeout, Instant::now()),
             ended: Ended::default(),
         })
     }
@@ -180,8 +191,7 @@ impl Relay {
         sockopt::set_tcp_keepidle(socket, self.limits.keepalive)?;
         // A third of the silence that is allowed, so that TCP_USER_TIMEOUT sees several probes go unanswered.
         sockopt::set_tcp_keepintvl(socket, (self.limits.keepalive / 3).max(Duration::from_secs(1)))?;
-        let timeout = u32::try_from(self.limits.user_timeout.as_millis()).unwrap_or(u32::MAX);
-        Ok(sockopt::set_tcp_user_timeout(socket, timeout)?)
+        Ok(sockopt::set_tcp_user_timeout(socket, self.limits.user_timeout_ms())?)
     }
 
     fn count_leftovers(&self, slot: u32, counted: &PairCounters) {
@@ -264,7 +274,11 @@ impl Relay {
 
     /// How long the keeper may sleep.
     pub(super) fn sleep(&self, now: Instant) -> Option<Duration> {
-        if self.again.is_empty() { self.timers.next(now) } else { Some(Duration::ZERO) }
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let patrol = (self.table.live() > 0).then(|| self.patrol.next(now));
+        [self.timers.next(now), patrol].into_iter().flatten().min()
     }
 
     /// Gives every direction that has more to do one turn, and looks at every timer that is due.
@@ -274,6 +288,7 @@ impl Relay {
                 self.drive(slot, direction);
             }
         }
+        self.patrol(now);
         while let Some(timer) = self.timers.due(now) {
             if self.table.get(timer.slot).is_none_or(|pair| pair.generation != timer.generation) {
                 continue;

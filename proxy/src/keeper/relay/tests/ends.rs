@@ -262,3 +262,21 @@ fn a_fin_right_behind_a_burst_overtakes_nothing() {
         }
     });
 }
+
+#[test]
+fn a_peer_that_is_alive_and_does_not_read_is_not_taken_for_dead() {
+    let mut config = Config::default();
+    config.relay.user_timeout = Duration::from_millis(600);
+    super::rig::with_every_engine(&config, |rig| {
+        let ends = rig.open();
+        rig.settled();
+        let full = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let writer = super::rig::flood(ends.client.try_clone().unwrap(), 34, 256 * MIB, &full);
+        let taken = rig.join("the writer is stopped", writer);
+        // The kernel would give up after 600 ms; its probes go out with growing pauses, so this is several of them.
+        let over = std::time::Instant::now() + Duration::from_secs(4);
+        rig.until("the timeout is long over", |_| std::time::Instant::now() >= over);
+        let reader = read_pattern(ends.backend.try_clone().unwrap(), 34, taken, false, false);
+        rig.join("everything is read", reader);
+    });
+}

@@ -33,9 +33,14 @@ pub(super) struct Ends {
 
 /// Runs a test over every engine that this machine has; one that it lacks is reported as skipped.
 pub(super) fn over_every_engine(test: impl Fn(&mut Rig)) {
-    test(&mut Rig::new(&Config::default(), None));
+    with_every_engine(&Config::default(), test);
+}
+
+/// As [`over_every_engine`], with this configuration.
+pub(super) fn with_every_engine(config: &Config, test: impl Fn(&mut Rig)) {
+    test(&mut Rig::new(config, None));
     match kernel() {
-        Ok(kernel) => test(&mut Rig::new(&Config::default(), Some(kernel))),
+        Ok(kernel) => test(&mut Rig::new(config, Some(kernel))),
         Err(why) => skip(&why),
     }
 }
