@@ -80,7 +80,8 @@ fn trial(kernel: &mut Kernel) -> Result<(), String> {
         kernel.insert(0, [left.as_fd(), right.as_fd()], cookies).map_err(|error| error.to_string())?;
         socket::kick(&left).and_then(|()| socket::kick(&right)).map_err(said("start"))?;
         let later = vec![b'x'; LATER];
-        exchange(&mut client, &later, &mut backend, &[b"first,".as_slice(), &later].concat()).map_err(said("carry"))?;
+        exchange(&mut client, b"", &mut backend, b"first,").map_err(said("carry what was there before"))?;
+        exchange(&mut client, &later, &mut backend, &later).map_err(said("carry"))?;
         exchange(&mut backend, &later, &mut client, &later).map_err(said("carry back"))
     })();
     kernel.remove(0, cookies);

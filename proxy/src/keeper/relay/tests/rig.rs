@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use proxy_common::layout::{DirCounters, Direction, index};
 
 use crate::config::{Config, EngineChoice};
-use crate::handoff::{ConnId, Engine, Facts, NewPair};
+use crate::handoff::{ConnId, Engine, Facts, NewPair, WhyNot};
 use crate::keeper::reactor::{Reactor, Source};
 use crate::keeper::relay::Relay;
 use crate::kernel::{Kernel, probe};
@@ -53,8 +53,16 @@ pub(super) fn over_the_kernel(test: impl Fn(&mut Rig)) {
     }
 }
 
+/// The kernel relay, or what this machine lacks for it. A kernel that has everything and still fails is a failure.
 fn kernel() -> Result<Kernel, String> {
-    probe::kernel(EngineChoice::Auto, 16, Config::default().relay.backlog_limit).map_err(|refusal| refusal.detail)
+    let refused = match probe::kernel(EngineChoice::Auto, 16, Config::default().relay.backlog_limit) {
+        Ok(kernel) => return Ok(kernel),
+        Err(refused) => refused,
+    };
+    match refused.why_not {
+        WhyNot::NoPrivilege | WhyNot::NoBtf => Err(refused.detail),
+        other => panic!("{}: {}", other.label(), refused.detail),
+    }
 }
 
 /// Reports a skip to the test runner, which takes this file's lines off what passed.
