@@ -5,8 +5,10 @@
 //! read.
 
 mod lane;
+mod limits;
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,21 +16,32 @@ use std::time::Duration;
 
 use proxy_common::layout::{Direction, PairCounters};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use self::lane::{Budget, Lane};
+use self::limits::{Due, Limits};
 use super::Gate;
 use super::admission::Permit;
 use super::handshake::Scheme;
 use super::refusal::Refusal;
-use super::session::{Quiesced, Transport, watch_for_death};
+use super::session::{Quiesced, Transport};
 use super::tls::Secured;
 use crate::config::Relay;
 use crate::handoff::{Engine, ToKeeper};
 use crate::sys::mapped::Slot;
+use crate::sys::socket::unacknowledged;
 
-/// How long a pair that is closed for its age or its silence may take to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// What TCP_KEEPIDLE and TCP_KEEPINTVL take (tcp(7)).
+const KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
+
+/// TCP_USER_TIMEOUT is milliseconds in a C int.
+const MOST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// How long the last bytes to one side may take to be acknowledged after the other side has failed.
+const RESET_LINGER: Duration = Duration::from_secs(5);
+
+/// How often to look whether they are.
+const POLL: Duration = Duration::from_millis(5);
 
 /// A place among the carried pairs; given back when dropped.
 pub(super) struct Place {
@@ -70,8 +83,23 @@ impl Transport for Secured {
     }
 }
 
+/// Lets the kernel find out when the other end is dead.
+fn watch_for_death(stream: &TcpStream, relay: &Relay) -> io::Result<()> {
+    let clamp = |time: Duration| time.clamp(*KEEPALIVE.start(), *KEEPALIVE.end());
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(clamp(relay.keepalive))
+        // A third of the silence that is allowed, so that TCP_USER_TIMEOUT sees several probes go unanswered.
+        .with_interval(clamp(relay.keepalive / 3));
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(relay.user_timeout.min(MOST_USER_TIMEOUT)))
+}
+
 async fn carry_on(mut carry: Carry) {
-    (&mut carry).await;
+    if let Err(failed) = (&mut carry).await {
+        tracing::debug!(slot = carry.place.slot.index(), ?failed, "a carried pair broke");
+        carry.break_other(failed).await;
+    }
     let Carry { place, .. } = carry;
     let slot = place.slot.index();
     let counters = Box::new(place.gate.stats.carried(slot));
@@ -79,6 +107,13 @@ async fn carry_on(mut carry: Carry) {
     if let Err(error) = closed {
         tracing::debug!(slot, %error, "cannot tell the keeper of a carried pair's end");
     }
+}
+
+/// A side of a pair.
+#[derive(Clone, Copy, Debug)]
+enum Side {
+    Client,
+    Backend,
 }
 
 /// A pair that this process carries.
@@ -92,60 +127,8 @@ struct Carry {
     _permit: Permit,
 }
 
-// What one idle pair costs beside its TLS session and its two sockets' state in tokio: 320 bytes measured with the
-// two lanes at 96 each; the bound leaves room for a field, not for a buffer.
-const _: () = assert!(size_of::<Carry>() <= 384);
-
-/// The limits on age and silence, if there are any.
-struct Limits {
-    timer: Pin<Box<Sleep>>,
-    idle: Option<Duration>,
-    ends: Option<Instant>,
-    last_activity: Instant,
-    farewell: bool,
-}
-
-impl Limits {
-    fn new(relay: &Relay) -> Option<Box<Self>> {
-        if relay.idle_timeout.is_none() && relay.max_lifetime.is_none() {
-            return None;
-        }
-        let now = Instant::now();
-        let ends = relay.max_lifetime.map(|age| now + age);
-        let mut limits = Self {
-            timer: Box::pin(sleep_until(now)),
-            idle: relay.idle_timeout,
-            ends,
-            last_activity: now,
-            farewell: false,
-        };
-        limits.rearm();
-        Some(Box::new(limits))
-    }
-
-    /// When the pair must end, as things stand.
-    fn due(&self) -> Option<Instant> {
-        let silent = self.idle.map(|idle| self.last_activity + idle);
-        self.ends.into_iter().chain(silent).min()
-    }
-
-    fn rearm(&mut self) {
-        if let Some(due) = self.due() {
-            self.timer.as_mut().reset(due);
-        }
-    }
-
-    /// Whether the time is over. Looks at the clock only when the timer fires: activity does not touch the timer.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.timer.as_mut().poll(cx).is_ready() {
-            if self.farewell || self.due().is_none_or(|due| due <= Instant::now()) {
-                return true;
-            }
-            self.rearm();
-        }
-        false
-    }
-}
+// What one idle pair costs beside its TLS session and tokio's state of two sockets: no buffer may come in here.
+const _: () = assert!(size_of::<Carry>() <= 256);
 
 impl Carry {
     fn new(pair: Quiesced<Secured>, mut place: Place, relay: &Relay) -> Self {
@@ -168,58 +151,66 @@ impl Carry {
     /// Moves what can be moved. Ready when the pair is over.
     ///
     /// # Errors
-    /// One side is gone.
-    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut budget = Budget::new();
+    /// The side that failed.
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
+        // One each, so that a flood one way does not starve the other.
+        let (mut up_budget, mut down_budget) = (Budget::new(), Budget::new());
         let (stats, slot) = (&self.place.gate.stats, &mut self.place.slot);
-        let up = self.to_backend.poll(cx, &mut *self.client, &mut self.backend, stats, slot, &mut budget)?;
-        let down = self.to_client.poll(cx, &mut self.backend, &mut *self.client, stats, slot, &mut budget)?;
-        if let Some(limits) = self.limits.as_mut().filter(|_| budget.moved()) {
-            limits.last_activity = Instant::now();
+        let up = self.to_backend.poll(cx, &mut *self.client, &mut self.backend, stats, slot, &mut up_budget);
+        let up = up.map_err(|error| gone(Side::Client, &error))?;
+        let down = self.to_client.poll(cx, &mut self.backend, &mut *self.client, stats, slot, &mut down_budget);
+        let down = down.map_err(|error| gone(Side::Backend, &error))?;
+        if let Some(limits) = self.limits.as_mut().filter(|_| up_budget.moved() || down_budget.moved()) {
+            limits.moved();
         }
         if up.is_pending() || down.is_pending() {
             return Poll::Pending;
         }
-        let broken = self.to_backend.broken() || self.to_client.broken();
-        Poll::Ready(if broken { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) })
+        Poll::Ready(match (self.to_backend.broken(), self.to_client.broken()) {
+            (true, _) => Err(Side::Backend),
+            (_, true) => Err(Side::Client),
+            _ => Ok(()),
+        })
     }
 
-    /// One side is gone: the other one's next operation shall say so, as without a proxy.
-    fn abort(&self) {
-        for socket in [self.client.get_ref().0, &self.backend] {
+    /// One side has failed: the other gets what is under way to it and then an RST, as it would without a proxy.
+    async fn break_other(&self, failed: Side) {
+        let (client, backend) = (self.client.get_ref().0, &self.backend);
+        let other = match failed {
+            Side::Client => backend,
+            Side::Backend => client,
+        };
+        let give_up = Instant::now() + RESET_LINGER;
+        // An RST discards what the socket has not sent yet, so it waits for that.
+        while unacknowledged(other).is_ok_and(|bytes| bytes > 0) && Instant::now() < give_up {
+            sleep(POLL).await;
+        }
+        for socket in [client, backend] {
             // Fails only on a socket that is already closed.
             let _ = socket.set_zero_linger();
         }
     }
 }
 
-impl Future for Carry {
-    type Output = ();
+fn gone(side: Side, error: &io::Error) -> Side {
+    tracing::debug!(?side, %error, "a carried pair's side failed");
+    side
+}
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+impl Future for Carry {
+    type Output = Result<(), Side>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
         let this = self.get_mut();
-        if this.limits.as_mut().is_some_and(|limits| limits.poll_over(cx)) {
-            if this.limits.as_ref().is_some_and(|limits| limits.farewell) {
-                return Poll::Ready(());
+        match this.limits.as_mut().and_then(|limits| limits.poll(cx)) {
+            None => {}
+            Some(Due::Farewell) => {
+                this.to_backend.finish();
+                this.to_client.finish();
             }
-            // Both ends of stream are sent; a peer that does not take them loses its connection.
-            this.to_backend.finish();
-            this.to_client.finish();
-            if let Some(limits) = this.limits.as_mut() {
-                limits.farewell = true;
-                limits.timer.as_mut().reset(Instant::now() + FAREWELL);
-                // Registers the timer that was just set.
-                let _ = limits.poll_over(cx);
-            }
+            // A peer that does not take its end of stream loses its connection.
+            Some(Due::Close) => return Poll::Ready(Ok(())),
         }
-        match this.poll_move(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => Poll::Ready(()),
-            Poll::Ready(Err(error)) => {
-                tracing::debug!(slot = this.place.slot.index(), %error, "a carried pair broke");
-                this.abort();
-                Poll::Ready(())
-            }
-        }
+        this.poll_move(cx)
     }
 }

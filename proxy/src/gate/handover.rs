@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::Gate;
 use super::handshake::Scheme;
 use super::refusal::Refusal;
-use super::session::{Quiesced, Transport, watch_for_death};
+use super::session::{Quiesced, Transport};
 use crate::handoff::{Engine, NewPair, ToKeeper};
 
 impl Transport for TcpStream {
@@ -27,8 +27,6 @@ impl Transport for TcpStream {
     }
 
     async fn relay(pair: Quiesced<Self>, (): (), gate: &Arc<Gate>) -> io::Result<()> {
-        watch_for_death(&pair.client, &gate.config.relay)?;
-        watch_for_death(&pair.backend, &gate.config.relay)?;
         // Out of this process's epoll before the keeper has them.
         let (client, backend) = (pair.client.into_std()?, pair.backend.into_std()?);
         let new = NewPair { facts: pair.facts, to_backend: pair.to_backend.into(), to_client: pair.to_client.into() };

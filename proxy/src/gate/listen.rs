@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Gate;
 use super::admission::Permit;
-use super::session::{self, Accepted, Visit};
+use super::session::{self, Accepted, Visit, after};
 use crate::sys::watch::watch;
 
 /// How long to wait when files are short: they come back as connections end, which nothing tells us of.
@@ -79,15 +79,15 @@ impl Port {
     }
 
     fn visit(&self, gate: &Gate, client: SocketAddr, permit: Permit) -> Visit {
-        let (now, timeouts) = (Instant::now(), &gate.config.timeouts);
+        let timeouts = &gate.config.timeouts;
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Visit {
             id: gate.next_id(),
             client,
             listener: self.index,
             accepted_ms: epoch.as_millis() as u64,
-            head_by: now + timeouts.head.min(timeouts.handshake),
-            done_by: now + timeouts.handshake,
+            head_by: after(timeouts.head.min(timeouts.handshake)),
+            done_by: after(timeouts.handshake),
             permit,
         }
     }

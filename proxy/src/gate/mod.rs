@@ -145,7 +145,7 @@ async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Gate, snapshots: &
     Ok(())
 }
 
-async fn ask_for_snapshots(control: Arc<Control>, mut requests: mpsc::UnboundedReceiver<u64>) {
+async fn ask_for_snapshots(control: Arc<Control>, mut requests: mpsc::Receiver<u64>) {
     while let Some(request) = requests.recv().await {
         if let Err(error) = control.send(&ToKeeper::Snapshot { request }, &[]).await {
             tracing::warn!(%error, "cannot ask the keeper for a snapshot");

@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::linger;
 use super::refusal::Refusal;
 use crate::config;
 
@@ -27,8 +26,9 @@ pub(super) enum NoSession {
     Refused(TcpStream, Refusal),
     /// The client closed before its first byte.
     Gone,
-    /// The handshake failed: rustls has told the client what it can be told.
-    Failed(io::Error),
+    /// The handshake failed. rustls has told the client what it can be told; the stream is to be closed so that it
+    /// arrives.
+    Failed(io::Error, TcpStream),
 }
 
 /// Makes a listener's TLS from its two PEM files.
@@ -69,10 +69,6 @@ pub(super) async fn accept(stream: TcpStream, acceptor: &TlsAcceptor) -> Result<
     }
     match acceptor.accept(stream).into_fallible().await {
         Ok(session) => Ok(Box::new(session)),
-        Err((error, stream)) => {
-            // So that the alert arrives.
-            linger::close(stream).await;
-            Err(NoSession::Failed(error))
-        }
+        Err((error, stream)) => Err(NoSession::Failed(error, stream)),
     }
 }

@@ -1,1 +1,82 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use proxy_common::scan::Scanner;
+
+use super::*;
+use crate::handoff::{ConnId, Facts, PairRow};
+
+fn row(engine: Engine) -> PairRow {
+    let mut counters = PairCounters::ZERO;
+    // A masked text frame of 5 bytes, and a Close with code 1000.
+    let (mut up, mut down) = (Scanner::START, Scanner::START);
+    up.feed(&[0x81, 0x85, 0, 0, 0, 0, 1, 2, 3, 4, 5], &mut counters.dirs[0]);
+    down.feed(&[0x88, 2, 3, 232], &mut counters.dirs[1]);
+    PairRow {
+        facts: Facts {
+            id: ConnId(1),
+            client: "127.0.0.1:9".parse().unwrap(),
+            listener: 0,
+            route: 0,
+            backend: 0,
+            server: 0,
+            accepted_ms: 0,
+        },
+        engine,
+        why_not: None,
+        counters,
+        user_mode: [false; 2],
+    }
+}
+
+#[test]
+fn an_idle_proxy_shows_every_series() {
+    let text = render(&Snapshot::default(), vec![("upgraded", "none", 0)]).unwrap();
+    for line in [
+        "sluice_connections{engine=\"sockmap\"} 0",
+        "sluice_connections{engine=\"copy\"} 0",
+        "sluice_relay_bytes_total{direction=\"client_to_backend\",engine=\"sockmap\"} 0",
+        "sluice_relay_bytes_total{direction=\"backend_to_client\",engine=\"copy\"} 0",
+        "sluice_messages_total{direction=\"backend_to_client\"} 0",
+        "sluice_frame_payload_bytes_count{direction=\"client_to_backend\"} 0",
+        "sluice_frame_payload_bytes_bucket{le=\"+Inf\",direction=\"client_to_backend\"} 0",
+        "sluice_handshakes_total{result=\"upgraded\",reason=\"none\"} 0",
+        "sluice_relay_flips_total 0",
+        "sluice_gate_starts_total 0",
+        concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        "# TYPE sluice_relay_bytes counter",
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+    }
+    for direction in Direction::ALL {
+        for opcode in OPCODES {
+            let line = format!("sluice_frames_total{{direction=\"{}\",opcode=\"{opcode}\"}} 0", direction.label());
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+    }
+}
+
+#[test]
+fn live_and_ended_pairs_are_summed() {
+    let mut snapshot =
+        Snapshot { pairs: vec![row(Engine::Sockmap), row(Engine::Copy), row(Engine::Copy)], ..Snapshot::default() };
+    snapshot.ended[0] = row(Engine::Sockmap).counters;
+    snapshot.ends = vec![("client-closed".into(), 1)];
+    snapshot.close_codes = vec![(1, 1000, 4)];
+    let text = render(&snapshot, Vec::new()).unwrap();
+    for line in [
+        "sluice_connections{engine=\"sockmap\"} 1",
+        "sluice_connections{engine=\"copy\"} 2",
+        "sluice_relay_bytes_total{direction=\"client_to_backend\",engine=\"sockmap\"} 22",
+        "sluice_relay_bytes_total{direction=\"backend_to_client\",engine=\"copy\"} 8",
+        "sluice_frames_total{direction=\"client_to_backend\",opcode=\"text\"} 4",
+        "sluice_frames_total{direction=\"backend_to_client\",opcode=\"close\"} 4",
+        "sluice_messages_total{direction=\"client_to_backend\"} 4",
+        "sluice_frame_payload_bytes_bucket{le=\"3.0\",direction=\"client_to_backend\"} 0",
+        "sluice_frame_payload_bytes_bucket{le=\"7.0\",direction=\"client_to_backend\"} 4",
+        "sluice_close_codes_total{direction=\"backend_to_client\",code=\"1000\"} 4",
+        "sluice_pairs_ended_total{reason=\"client-closed\"} 1",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+    }
+}

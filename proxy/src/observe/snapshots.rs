@@ -14,6 +14,9 @@ use crate::handoff::Snapshot;
 /// How long the keeper may take. 5 s: half of Prometheus's own default limit on a scrape.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Requests that may wait to be sent: one is on its way at a time, a new one follows only when it is given up.
+const QUEUE: usize = 4;
+
 /// The most that a snapshot may have, in bytes: ten thousand pairs with every counter at its longest are 16 MiB.
 const MOST: u64 = 256 * 1024 * 1024;
 
@@ -21,7 +24,7 @@ const MOST: u64 = 256 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Snapshots {
     asked: Arc<Mutex<Asked>>,
-    requests: mpsc::UnboundedSender<u64>,
+    requests: mpsc::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -45,8 +48,8 @@ pub enum NoSnapshot {
 impl Snapshots {
     /// The asker, and the queue of requests that somebody must send to the keeper.
     #[must_use]
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<u64>) {
-        let (requests, queue) = mpsc::unbounded_channel();
+    pub fn new() -> (Self, mpsc::Receiver<u64>) {
+        let (requests, queue) = mpsc::channel(QUEUE);
         (Self { asked: Arc::default(), requests }, queue)
     }
 
@@ -77,8 +80,8 @@ impl Snapshots {
         asked.last_request += 1;
         let request = asked.last_request;
         asked.waiting = Some((request, vec![sender]));
-        // Nobody sends requests any more only when the process ends.
-        let _ = self.requests.send(request);
+        // Fails when requests are not sent on any more, or not fast enough: then nobody answers in time.
+        let _ = self.requests.try_send(request);
         request
     }
 

@@ -16,15 +16,15 @@ use crate::sys::mapped::Slot;
 /// Bytes read at a time, and so the most that one direction keeps: four full TLS records (RFC 8446 §5.1).
 const SCRATCH: usize = 64 * 1024;
 
-/// Bytes that one pair moves before others have their turn: four reads.
-const BUDGET: usize = 4 * SCRATCH;
+/// Bytes that one direction moves before others have their turn: two reads.
+const BUDGET: usize = 2 * SCRATCH;
 
 thread_local! {
     /// Where all pairs of a thread read into: no pair is read while another one is.
     static SPACE: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into());
 }
 
-/// What a pair may still move in this turn.
+/// What a direction may still move in this turn.
 pub(super) struct Budget(usize);
 
 impl Budget {

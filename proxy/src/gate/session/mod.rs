@@ -8,8 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 pub(super) use states::{Accepted, Note, Quiesced, Visit};
@@ -25,6 +24,12 @@ use crate::handoff::{ConnId, Engine};
 /// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
 /// client that reads one slower than this is holding a slot.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The moment so much later than now. A setting of centuries is as good as one year.
+pub(super) fn after(patience: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(patience).unwrap_or(now + Duration::from_secs(365 * 86_400))
+}
 
 /// What a client's connection is made of, as far as its handshake and its relay differ by it.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
@@ -66,19 +71,21 @@ pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcce
 
 async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<Up<Secured>> {
     let Accepted { visit, stream } = accepted;
-    let late = || NoSession::Failed(io::ErrorKind::TimedOut.into());
-    let session = tokio::time::timeout_at(visit.head_by, tls::accept(stream, acceptor)).await;
-    match session.unwrap_or_else(|_| Err(late())) {
-        Ok(stream) => return Some(Up { visit, stream }),
-        Err(NoSession::Gone) => gate.conclude(&visit.note(), Outcome::ClientGone),
-        Err(NoSession::Failed(error)) => {
-            tracing::debug!(conn = %visit.id, %error, "no TLS session");
-            gate.conclude(&visit.note(), Outcome::TlsFailed);
+    let note = visit.note();
+    let session = timeout_at(visit.head_by, tls::accept(stream, acceptor)).await;
+    match session {
+        Ok(Ok(stream)) => return Some(Up { visit, stream }),
+        Ok(Err(NoSession::Gone)) => gate.conclude(&note, Outcome::ClientGone),
+        Ok(Err(NoSession::Failed(error, stream))) => {
+            tracing::debug!(conn = %note.id, %error, "no TLS session");
+            gate.conclude(&note, Outcome::TlsFailed);
+            linger::close(stream).await;
         }
-        Err(NoSession::Refused(stream, refusal)) => {
-            gate.conclude(&visit.note(), Outcome::Refused(refusal));
-            answer_unread(stream, refusal, visit.id).await;
+        Ok(Err(NoSession::Refused(stream, refusal))) => {
+            gate.conclude(&note, Outcome::Refused(refusal));
+            answer_unread(stream, refusal, note.id).await;
         }
+        Err(_late) => gate.conclude(&note, Outcome::TlsFailed),
     }
     None
 }
@@ -104,7 +111,7 @@ async fn steps<S: Transport>(gate: &Arc<Gate>, up: Up<S>) -> Result<(), Stopped<
 }
 
 async fn answer<S: Transport>(exchange: Exchange<S>, response: http::Response<AnswerBody>) {
-    if let Ok(finished) = exchange.answer(response, Instant::now() + ANSWER_PATIENCE).await {
+    if let Ok(finished) = exchange.answer(response, after(ANSWER_PATIENCE)).await {
         linger::close(finished.io).await;
     }
 }
@@ -118,18 +125,4 @@ async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal
     if matches!(timeout(ANSWER_PATIENCE, write).await, Ok(Ok(()))) {
         linger::close(stream).await;
     }
-}
-
-/// The socket options of a pair's connections: dead peers are found by what the kernel does.
-///
-/// # Errors
-/// The connection is gone.
-pub(super) fn watch_for_death(stream: &TcpStream, relay: &crate::config::Relay) -> io::Result<()> {
-    let socket = socket2::SockRef::from(stream);
-    // Probes follow each other faster than the user timeout, which decides in the end (tcp(7), TCP_USER_TIMEOUT).
-    let interval = (relay.user_timeout / 4).clamp(Duration::from_secs(1), relay.keepalive.max(Duration::from_secs(1)));
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(relay.keepalive.max(Duration::from_secs(1))).with_interval(interval);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(relay.user_timeout))
 }

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Empty};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::Transport;
+use super::{Transport, after};
 use crate::gate::Gate;
 use crate::gate::admission::Permit;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest};
@@ -186,7 +186,7 @@ impl<S: Transport> Admitted<S> {
 impl<S: Transport> Dialled<S> {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded<S>, Stopped<S>> {
         let Admitted { visit, mut exchange, opening, request, way } = self.admitted;
-        let late = Instant::now() + gate.config.timeouts.response;
+        let late = after(gate.config.timeouts.response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
         let answer = match exchange.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),

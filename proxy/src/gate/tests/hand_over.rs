@@ -4,7 +4,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::bench::{Setup, asked, backend, handshake, nobody, read_exact, read_head, switching};
 use crate::gate::refusal::Outcome;
-use crate::handoff::ToGate;
+use crate::handoff::{MAX_LEFTOVER, ToGate};
 
 #[tokio::test]
 async fn a_pair_is_handed_over_with_what_was_read_ahead() {
@@ -106,4 +106,34 @@ async fn without_room_nobody_is_accepted_until_the_keeper_has_room() {
     bench.send(&ToGate::Closed { count: 1 }, &[]).await;
     let (_, head) = asked(&listener).await;
     assert!(head.starts_with("GET /second "), "{head}");
+}
+
+/// Whatever the heads' lengths, what is read ahead fits the hand-over, and nothing is lost or reordered around it.
+#[tokio::test]
+async fn floods_behind_both_heads_are_handed_over_byte_for_byte() {
+    const FLOOD: usize = 600_000;
+    let flood: Vec<u8> = (0..FLOOD).map(|at| (at % 251) as u8).collect();
+    for padding in [1, 7_000, 17_000, 40_000, 56_000, 62_000] {
+        let (server, listener) = backend().await;
+        let mut bench = Setup::plain(&[server], "[limits]\nhead_bytes = 65536\n").ready().await;
+        let mut client = bench.connect().await;
+        let padding = format!("X-Padding: {}\r\n", "x".repeat(padding));
+        let request = [handshake("/", &padding).as_bytes(), &flood].concat();
+        let client_writes = async { client.write_all(&request).await.unwrap() };
+        let answer = [switching(&padding).as_bytes(), &flood].concat();
+        let backend_writes = async {
+            let (mut stream, _) = asked(&listener).await;
+            stream.write_all(&answer).await.unwrap();
+            stream
+        };
+        let hand_over = async {
+            let (pair, mut client_side, mut backend_side) = bench.pair().await;
+            assert!(pair.to_backend.len().max(pair.to_client.len()) <= MAX_LEFTOVER);
+            let up = read_exact(&mut client_side, FLOOD - pair.to_backend.len()).await;
+            let down = read_exact(&mut backend_side, FLOOD - pair.to_client.len()).await;
+            assert!([pair.to_backend, up].concat() == flood, "from the client, behind {} bytes", padding.len());
+            assert!([pair.to_client, down].concat() == flood, "from the backend, behind {} bytes", padding.len());
+        };
+        tokio::join!(client_writes, backend_writes, hand_over);
+    }
 }

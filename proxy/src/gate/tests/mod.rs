@@ -1,6 +1,7 @@
 //! The whole gate on real sockets, with a keeper played by the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod admin;
 mod bench;
 mod hand_over;
 mod limits;

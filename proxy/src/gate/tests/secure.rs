@@ -1,1 +1,324 @@
-//! TLS.
+//! TLS listeners, and the pairs behind them that the gate carries itself.
+
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use proxy_common::layout::{DirCounters, Direction};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::bench::{
+    Bench, NEVER, Setup, asked, backend, handshake, nobody, read_all, read_exact, read_head, switching, until,
+};
+use crate::gate::refusal::Outcome;
+use crate::handoff::{Facts, ToKeeper};
+
+/// A certificate for `app.test`, its key, and how a client trusts it.
+struct Identity {
+    certificate: String,
+    key: String,
+    der: CertificateDer<'static>,
+}
+
+impl Identity {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["app.test".to_owned()]).unwrap();
+        Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
+    }
+
+    fn setup(&self, servers: &[std::net::SocketAddr], more: &str) -> Setup {
+        Setup::tls(servers, more, file(&self.certificate), file(&self.key))
+    }
+
+    /// What a client trusts and asks for.
+    fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&[u8]]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    async fn connect(&self, bench: &Bench) -> TlsStream<TcpStream> {
+        let name = ServerName::try_from("app.test").unwrap();
+        self.client(rustls::ALL_VERSIONS, &[]).connect(name, bench.connect().await).await.unwrap()
+    }
+}
+
+fn file(text: &str) -> OwnedFd {
+    let memory = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let mut file = File::from(memory);
+    file.write_all(text.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    file.into()
+}
+
+/// A carried pair.
+struct Pair {
+    bench: Bench,
+    client: TlsStream<TcpStream>,
+    backend: TcpStream,
+    slot: u32,
+    facts: Facts,
+}
+
+/// Makes one: what both sides send behind their handshakes, and TOML.
+async fn pair(from_client: &[u8], from_backend: &[u8], more: &str) -> Pair {
+    let identity = Identity::new();
+    let (server, listener) = backend().await;
+    let mut bench = identity.setup(&[server], more).ready().await;
+    let mut client = identity.connect(&bench).await;
+    let request = handshake("/", "Origin: https://app.test\r\n");
+    client.write_all(&[request.as_bytes(), from_client].concat()).await.unwrap();
+    client.flush().await.unwrap();
+    let (mut backend, head) = asked(&listener).await;
+    assert!(head.contains("x-forwarded-proto: https\r\n"), "{head}");
+    backend.write_all(&[switching("").as_bytes(), from_backend].concat()).await.unwrap();
+    let answer = read_head(&mut client).await;
+    assert!(answer.contains("proxy-websocket-status: upgraded; relay=copy; conn=\""), "{answer}");
+    let (message, fds) = bench.next().await;
+    let ToKeeper::CarriedOpen { slot, facts } = message else { panic!("{message:?}") };
+    assert!(fds.is_empty());
+    Pair { bench, client, backend, slot, facts }
+}
+
+impl Pair {
+    fn counters(&self, direction: Direction) -> DirCounters {
+        self.bench.stats.carried(self.slot).dirs[direction as usize]
+    }
+
+    /// Waits for the gate to say that the pair has ended.
+    async fn ended(mut self) {
+        let (message, _) = self.bench.next().await;
+        let ToKeeper::CarriedClosed { slot, counters } = message else { panic!("{message:?}") };
+        assert_eq!((slot, *counters), (self.slot, self.bench.stats.carried(slot)));
+    }
+}
+
+/// A text frame of a client's, masked with zeros.
+fn masked(text: &[u8]) -> Vec<u8> {
+    [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], text].concat()
+}
+
+/// A text frame of a backend's.
+fn unmasked(text: &[u8]) -> Vec<u8> {
+    [&[0x81, text.len() as u8], text].concat()
+}
+
+#[tokio::test]
+async fn a_pair_behind_tls_is_carried_and_counted() {
+    let mut pair = pair(&masked(b"one"), &unmasked(b"uno"), "").await;
+    assert_eq!(read_exact(&mut pair.backend, 9).await, masked(b"one"));
+    assert_eq!(read_exact(&mut pair.client, 5).await, unmasked(b"uno"));
+    assert_eq!((pair.facts.listener, pair.facts.server), (0, 0));
+    pair.client.write_all(&masked(b"two")).await.unwrap();
+    assert_eq!(read_exact(&mut pair.backend, 9).await, masked(b"two"));
+    pair.backend.write_all(&unmasked(b"dos")).await.unwrap();
+    assert_eq!(read_exact(&mut pair.client, 5).await, unmasked(b"dos"));
+
+    let up = pair.counters(Direction::ClientToBackend);
+    assert_eq!((up.bytes, up.messages, up.frames[1]), (18, 2, 2));
+    let down = pair.counters(Direction::BackendToClient);
+    assert_eq!((down.bytes, down.messages, down.frames[1]), (10, 2, 2));
+    assert!(up.last_activity_ns > 0 && down.last_activity_ns > 0);
+    pair.bench.counted(Outcome::Upgraded, 1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_ends_first_still_receives() {
+    let mut pair = pair(b"", b"", "").await;
+    pair.client.write_all(b"last words").await.unwrap();
+    pair.client.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut pair.backend).await, "last words");
+    pair.backend.write_all(b"answer to the last words").await.unwrap();
+    pair.backend.shutdown().await.unwrap();
+    // `read_all` fails on an end without close_notify.
+    assert_eq!(read_all(&mut pair.client).await, "answer to the last words");
+    pair.ended().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_ends_first_still_receives() {
+    let mut pair = pair(b"", b"", "").await;
+    pair.backend.write_all(b"bye").await.unwrap();
+    pair.backend.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut pair.client).await, "bye");
+    pair.client.write_all(b"and bye").await.unwrap();
+    pair.client.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut pair.backend).await, "and bye");
+    pair.ended().await;
+}
+
+#[tokio::test]
+async fn a_fin_without_close_notify_is_a_fin() {
+    let mut pair = pair(b"", b"", "").await;
+    let (socket, _) = pair.client.get_ref();
+    rustix::net::shutdown(socket, rustix::net::Shutdown::Write).unwrap();
+    assert_eq!(read_all(&mut pair.backend).await, "");
+    pair.backend.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut pair.client).await, "");
+    pair.ended().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_breaks_breaks_the_client() {
+    let mut pair = pair(b"", b"", "").await;
+    pair.backend.set_zero_linger().unwrap();
+    drop(pair.backend);
+    let error = pair.client.read(&mut [0; 16]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_breaks_the_backend_behind_its_last_bytes() {
+    // More than the backend's receive buffer takes, so that some of it is in the gate's socket at the RST.
+    const SIZE: usize = 512 * 1024;
+    let mut pair = pair(b"", b"", "").await;
+    pair.client.write_all(&vec![b'x'; SIZE]).await.unwrap();
+    pair.client.flush().await.unwrap();
+    let stats = pair.bench.stats.clone();
+    until(|| stats.carried(pair.slot).dirs[0].bytes == SIZE as u64).await;
+    pair.client.get_ref().0.set_zero_linger().unwrap();
+    drop(pair.client);
+    assert_eq!(read_exact(&mut pair.backend, SIZE).await, vec![b'x'; SIZE]);
+    let error = pair.backend.read(&mut [0; 16]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_stalled_receiver_stalls_its_source_and_nothing_is_lost() {
+    const SIZE: usize = 24 * 1024 * 1024;
+    let Pair { bench, client, mut backend, slot, .. } = pair(b"", b"", "").await;
+    let (mut reader, mut writer) = tokio::io::split(client);
+    let pattern = |at: usize| (at % 251) as u8;
+    let flood = tokio::spawn(async move {
+        let mut sent = 0;
+        while sent < SIZE {
+            let chunk: Vec<u8> = (sent..sent + 65_536).map(pattern).collect();
+            writer.write_all(&chunk).await.unwrap();
+            sent += chunk.len();
+        }
+        writer.flush().await.unwrap();
+        writer
+    });
+    // The other direction goes on while this one stands.
+    backend.write_all(b"meanwhile").await.unwrap();
+    assert_eq!(read_exact(&mut reader, 9).await, b"meanwhile");
+    let mut at = 0;
+    while at < SIZE {
+        let mut buffer = vec![0; 65_536];
+        let read = tokio::time::timeout(NEVER, backend.read(&mut buffer)).await.unwrap().unwrap();
+        assert!(read > 0, "the stream ends after {at} bytes");
+        assert!(buffer[..read].iter().enumerate().all(|(step, byte)| *byte == pattern(at + step)), "at {at}");
+        at += read;
+    }
+    drop(flood.await.unwrap());
+    assert_eq!(bench.stats.carried(slot).dirs[0].bytes, SIZE as u64);
+}
+
+#[tokio::test]
+async fn a_silent_pair_ends_where_that_is_configured() {
+    let mut pair = pair(b"", b"", "[relay]\nidle_timeout = \"100ms\"\n").await;
+    assert_eq!(read_all(&mut pair.backend).await, "");
+    assert_eq!(read_all(&mut pair.client).await, "");
+    pair.ended().await;
+}
+
+#[tokio::test]
+async fn both_versions_of_tls_and_no_http_2() {
+    let identity = Identity::new();
+    let bench = identity.setup(&[nobody().await], "").ready().await;
+    let name = || ServerName::try_from("app.test").unwrap();
+    for version in rustls::ALL_VERSIONS {
+        let connector = identity.client(&[*version], &[b"h2", b"http/1.1"]);
+        let client = connector.connect(name(), bench.connect().await).await.unwrap();
+        assert_eq!(client.get_ref().1.protocol_version(), Some(version.version));
+        assert_eq!(client.get_ref().1.alpn_protocol(), Some(b"http/1.1".as_slice()));
+    }
+    let connector = identity.client(rustls::ALL_VERSIONS, &[b"h2"]);
+    connector.connect(name(), bench.connect().await).await.unwrap_err();
+    bench.counted(Outcome::TlsFailed, 1).await;
+}
+
+#[tokio::test]
+async fn refusals_behind_tls_end_properly() {
+    let identity = Identity::new();
+    let bench = identity.setup(&[nobody().await], "").ready().await;
+    let mut client = identity.connect(&bench).await;
+    client.write_all(handshake("/", "Origin: http://app.test\r\n").as_bytes()).await.unwrap();
+    let answer = read_all(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("reason=origin-denied;"), "{answer}");
+    let mut client = identity.connect(&bench).await;
+    client.write_all(b"nonsense\r\n\r\n").await.unwrap();
+    let answer = read_all(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("reason=malformed-request;"), "{answer}");
+}
+
+#[tokio::test]
+async fn plain_http_on_the_tls_port_is_told_so() {
+    let bench = Identity::new().setup(&[nobody().await], "").ready().await;
+    let answer = bench.ask(&handshake("/", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("reason=plain-http-on-tls;"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_wrong_first_message_gets_an_alert() {
+    let bench = Identity::new().setup(&[nobody().await], "").ready().await;
+    let mut client = bench.connect().await;
+    // A record (RFC 8446 §5.1) with a ServerHello, which is not a client's to send.
+    client.write_all(&[0x16, 0x03, 0x01, 0x00, 0x04, 0x02, 0, 0, 0]).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(NEVER, client.read_to_end(&mut answer)).await.unwrap().unwrap();
+    // Content type 21 is an alert.
+    assert_eq!(answer.first(), Some(&21), "{answer:?}");
+    bench.counted(Outcome::TlsFailed, 1).await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_records_are_closed_on() {
+    let bench = Identity::new().setup(&[nobody().await], "").ready().await;
+    for (count, garbage) in (1..).zip([b"\0\0\0\0\0\0\0\0", b"\x80\x2e\x01\0\x02\0\x15\0", b"ssh-2.0\n"]) {
+        let mut client = bench.connect().await;
+        client.write_all(garbage).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(NEVER, client.read_to_end(&mut answer)).await.unwrap().unwrap();
+        assert!(matches!(answer.first(), None | Some(21)), "neither silence nor an alert: {answer:?}");
+        bench.counted(Outcome::TlsFailed, count).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_never_speaks_tls_is_closed() {
+    let bench = Identity::new().setup(&[nobody().await], "[timeouts]\nhead = \"100ms\"\n").ready().await;
+    let mut client = bench.connect().await;
+    client.write_all(&[0x16, 0x03]).await.unwrap();
+    // With the rest of its bytes unread, the close may be an RST.
+    let _ = tokio::time::timeout(NEVER, client.read_to_end(&mut Vec::new())).await.unwrap();
+    bench.counted(Outcome::TlsFailed, 1).await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_none_stops_the_start_and_is_named() {
+    let (good, other) = (Identity::new(), Identity::new());
+    let cases = [
+        ("no PEM at all", good.key.as_str(), "cert.pem: there is no certificate"),
+        (good.certificate.as_str(), "no PEM at all", "key.pem: cannot read the private key"),
+        (good.certificate.as_str(), other.key.as_str(), "cert.pem and key.pem"),
+    ];
+    for (certificate, key, says) in cases {
+        let setup = Setup::tls(&[nobody().await], "", file(certificate), file(key));
+        let error = setup.refused().await;
+        assert!(format!("{error:#}").contains(says), "{error:#}");
+    }
+}

@@ -1,0 +1,114 @@
+//! The limits on a carried pair's age and silence.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::config::Relay;
+
+/// How long both sides' last bytes may take when it was Sluice that ended the pair.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What the time asks for.
+pub(super) enum Due {
+    /// A limit is reached: both sides are to get an end of stream.
+    Farewell,
+    /// And the time for that is over.
+    Close,
+}
+
+/// The limits of one pair, if it has any.
+pub(super) struct Limits {
+    timer: Pin<Box<Sleep>>,
+    idle: Option<Duration>,
+    ends: Option<Instant>,
+    last_activity: Instant,
+    farewell: bool,
+}
+
+impl Limits {
+    /// `None` without limits, which costs nothing.
+    pub(super) fn new(relay: &Relay) -> Option<Box<Self>> {
+        let (now, idle) = (Instant::now(), relay.idle_timeout);
+        let ends = relay.max_lifetime.and_then(|age| now.checked_add(age));
+        let due = first(ends, idle.and_then(|idle| now.checked_add(idle)))?;
+        Some(Box::new(Self { timer: Box::pin(sleep_until(due)), idle, ends, last_activity: now, farewell: false }))
+    }
+
+    /// Bytes have moved.
+    pub(super) fn moved(&mut self) {
+        self.last_activity = Instant::now();
+    }
+
+    /// Whether the time is over. Activity does not touch the timer: only when it fires is it looked how long the pair
+    /// has been silent.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Due> {
+        while let Poll::Ready(()) = self.timer.as_mut().poll(cx) {
+            if self.farewell {
+                return Some(Due::Close);
+            }
+            let now = Instant::now();
+            let silent = self.idle.and_then(|idle| self.last_activity.checked_add(idle));
+            match first(self.ends, silent) {
+                Some(due) if due > now => self.timer.as_mut().reset(due),
+                _ => {
+                    self.farewell = true;
+                    self.timer.as_mut().reset(now + FAREWELL);
+                    // Only a timer that was polled wakes.
+                    let _ = self.timer.as_mut().poll(cx);
+                    return Some(Due::Farewell);
+                }
+            }
+        }
+        None
+    }
+}
+
+fn first(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn due(limits: &mut Limits) -> Due {
+        poll_fn(|cx| limits.poll(cx).map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    #[test]
+    fn no_limits_are_no_timer() {
+        assert!(Limits::new(&Relay::default()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn activity_puts_the_idle_limit_off() {
+        let relay = Relay { idle_timeout: Some(10 * SECOND), ..Relay::default() };
+        let (mut limits, begin) = (Limits::new(&relay).unwrap(), Instant::now());
+        tokio::time::sleep(7 * SECOND).await;
+        limits.moved();
+        assert!(matches!(due(&mut limits).await, Due::Farewell));
+        assert_eq!(begin.elapsed().as_secs(), 17);
+        assert!(matches!(due(&mut limits).await, Due::Close));
+        assert_eq!(begin.elapsed().as_secs(), 22);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lifetime_ends_whatever_moves() {
+        let relay = Relay { max_lifetime: Some(5 * SECOND), idle_timeout: Some(60 * SECOND), ..Relay::default() };
+        let (mut limits, begin) = (Limits::new(&relay).unwrap(), Instant::now());
+        tokio::time::sleep(4 * SECOND).await;
+        limits.moved();
+        assert!(matches!(due(&mut limits).await, Due::Farewell));
+        assert_eq!(begin.elapsed().as_secs(), 5);
+    }
+}
