@@ -78,7 +78,8 @@ fn every_room_looks_only_where_it_may() {
 #[test]
 fn there_are_no_other_rooms() {
     let lib = fs::read_to_string(src().join("lib.rs")).unwrap();
-    let mut rooms: Vec<&str> = lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let mut rooms: Vec<&str> =
+        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let mut known: Vec<&str> = ROOMS.iter().map(|(room, _)| *room).collect();
     rooms.sort_unstable();
     known.sort_unstable();

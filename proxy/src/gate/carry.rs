@@ -27,7 +27,7 @@ use super::refusal::Refusal;
 use super::session::{Quiesced, Transport};
 use super::tls::Secured;
 use crate::config::Relay;
-use crate::handoff::{Engine, ToKeeper};
+use crate::handoff::{EndReason, Engine, ToKeeper};
 use crate::sys::mapped::Slot;
 use crate::sys::socket::unacknowledged;
 
@@ -96,14 +96,18 @@ fn watch_for_death(stream: &TcpStream, relay: &Relay) -> io::Result<()> {
 }
 
 async fn carry_on(mut carry: Carry) {
-    if let Err(failed) = (&mut carry).await {
-        tracing::debug!(slot = carry.place.slot.index(), ?failed, "a carried pair broke");
-        carry.break_other(failed).await;
-    }
+    let reason = match (&mut carry).await {
+        Ok(()) => carry.limits.as_ref().and_then(|limits| limits.reached()).unwrap_or(EndReason::Finished),
+        Err(failed) => {
+            tracing::debug!(slot = carry.place.slot.index(), ?failed, "a carried pair broke");
+            carry.break_other(failed).await;
+            failed.reason()
+        }
+    };
     let Carry { place, .. } = carry;
     let slot = place.slot.index();
     let counters = Box::new(place.gate.stats.carried(slot));
-    let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot, counters }, &[]).await;
+    let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot, counters, reason }, &[]).await;
     if let Err(error) = closed {
         tracing::debug!(slot, %error, "cannot tell the keeper of a carried pair's end");
     }
@@ -114,6 +118,15 @@ async fn carry_on(mut carry: Carry) {
 enum Side {
     Client,
     Backend,
+}
+
+impl Side {
+    fn reason(self) -> EndReason {
+        match self {
+            Self::Client => EndReason::ClientFailed,
+            Self::Backend => EndReason::BackendFailed,
+        }
+    }
 }
 
 /// A pair that this process carries.

@@ -81,6 +81,56 @@ impl WhyNot {
     }
 }
 
+/// Why a pair ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndReason {
+    /// Both sides sent FIN.
+    Finished,
+    /// The client's connection was reset or timed out.
+    ClientFailed,
+    /// The backend's connection was reset or timed out.
+    BackendFailed,
+    /// `relay.idle_timeout`.
+    Idle,
+    /// `relay.max_lifetime`.
+    Lifetime,
+    /// Sluice was told to stop.
+    Shutdown,
+    /// The kernel had to give up a byte of the stream (it was out of memory).
+    KernelBroken,
+    /// The gate that carried it has ended.
+    GateLost,
+}
+
+impl EndReason {
+    /// All, in the order of their values.
+    pub const ALL: [Self; 8] = [
+        Self::Finished,
+        Self::ClientFailed,
+        Self::BackendFailed,
+        Self::Idle,
+        Self::Lifetime,
+        Self::Shutdown,
+        Self::KernelBroken,
+        Self::GateLost,
+    ];
+
+    /// The word in metrics and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ClientFailed => "client-failed",
+            Self::BackendFailed => "backend-failed",
+            Self::Idle => "idle-timeout",
+            Self::Lifetime => "max-lifetime",
+            Self::Shutdown => "shutdown",
+            Self::KernelBroken => "kernel-broken",
+            Self::GateLost => "gate-lost",
+        }
+    }
+}
+
 /// The name of one connection, the same in logs, headers, metrics and the admin API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
@@ -187,6 +237,8 @@ pub enum ToKeeper {
         slot: u32,
         /// What the pair counted.
         counters: Box<PairCounters>,
+        /// Why it ended.
+        reason: EndReason,
     },
     /// Send a [`ToGate::Snapshot`].
     Snapshot {

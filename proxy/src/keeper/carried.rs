@@ -7,7 +7,7 @@ use proxy_common::layout::PairCounters;
 
 use super::relay::Ended;
 use crate::handoff::stats::{CARRIED, Stats};
-use crate::handoff::{Engine, Facts};
+use crate::handoff::{EndReason, Engine, Facts};
 
 /// The carried pairs by slot of the shared counters.
 pub(super) struct Carried {
@@ -28,16 +28,16 @@ impl Carried {
     }
 
     /// A pair has ended, with these counts.
-    pub(super) fn close(&mut self, slot: u32, counters: &PairCounters, ended: &mut Ended) {
+    pub(super) fn close(&mut self, slot: u32, counters: &PairCounters, reason: EndReason, ended: &mut Ended) {
         if self.pairs.remove(&slot).is_some() {
-            ended.add(Engine::Copy, &counters.dirs);
+            ended.add(Engine::Copy, reason, &counters.dirs);
         }
     }
 
     /// The gate is gone, and every pair that it carried. (A gate clears a slot when it takes it.)
     pub(super) fn close_all(&mut self, ended: &mut Ended) {
         for (slot, _) in self.pairs.drain() {
-            ended.add(Engine::Copy, &self.stats.carried(slot).dirs);
+            ended.add(Engine::Copy, EndReason::GateLost, &self.stats.carried(slot).dirs);
         }
     }
 

@@ -244,7 +244,9 @@ impl Keeper {
             ToKeeper::Pair(pair) => self.on_pair(*pair, fds),
             ToKeeper::CarriedOpen { slot, facts } if self.known(&facts) => self.carried.open(slot, facts),
             ToKeeper::CarriedOpen { .. } => tracing::error!("the gate named a route that does not exist"),
-            ToKeeper::CarriedClosed { slot, counters } => self.carried.close(slot, &counters, &mut self.relay.ended),
+            ToKeeper::CarriedClosed { slot, counters, reason } => {
+                self.carried.close(slot, &counters, reason, &mut self.relay.ended);
+            }
             ToKeeper::Snapshot { request } => self.answer_snapshot(request),
         }
     }

@@ -8,7 +8,7 @@ use proxy_common::scan::Scanner;
 use rustix::event::epoll::EventFlags;
 
 use super::pump::Spill;
-use crate::handoff::{Engine, Facts, WhyNot};
+use crate::handoff::{EndReason, Engine, Facts, WhyNot};
 
 /// One direction of a pair. Its source is the socket with the same index, its target the other.
 #[derive(Debug, Default)]
@@ -54,49 +54,6 @@ pub(super) enum Closing {
         /// When the sockets are closed at the latest.
         deadline: Instant,
     },
-}
-
-/// Why a pair ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EndReason {
-    /// Both sides sent FIN.
-    Finished,
-    /// The client's connection was reset or timed out.
-    ClientFailed,
-    /// The backend's connection was reset or timed out.
-    BackendFailed,
-    /// `relay.idle_timeout`.
-    Idle,
-    /// `relay.max_lifetime`.
-    Lifetime,
-    /// Sluice was told to stop.
-    Shutdown,
-    /// The kernel had to give up a byte of the stream (it was out of memory).
-    KernelBroken,
-}
-
-impl EndReason {
-    pub(super) const ALL: [Self; 7] = [
-        Self::Finished,
-        Self::ClientFailed,
-        Self::BackendFailed,
-        Self::Idle,
-        Self::Lifetime,
-        Self::Shutdown,
-        Self::KernelBroken,
-    ];
-
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::ClientFailed => "client-failed",
-            Self::BackendFailed => "backend-failed",
-            Self::Idle => "idle-timeout",
-            Self::Lifetime => "max-lifetime",
-            Self::Shutdown => "shutdown",
-            Self::KernelBroken => "kernel-broken",
-        }
-    }
 }
 
 /// One relayed pair.

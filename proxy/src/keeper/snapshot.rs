@@ -8,9 +8,9 @@ use proxy_common::layout::{DirCounters, Direction, MODE_USER, PairCounters, inde
 use rustix::fs::MemfdFlags;
 
 use super::carried::Carried;
-use super::pair::{EndReason, Pair};
+use super::pair::Pair;
 use super::relay::{Relay, now_coarse_ns};
-use crate::handoff::{Engine, PairRow, Snapshot, WhyNot};
+use crate::handoff::{EndReason, Engine, PairRow, Snapshot, WhyNot};
 
 /// Everything, at this moment.
 pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64) -> Snapshot {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::Relay;
+use crate::handoff::EndReason;
 
 /// How long both sides' last bytes may take when it was Sluice that ended the pair.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -26,7 +27,8 @@ pub(super) struct Limits {
     idle: Option<Duration>,
     ends: Option<Instant>,
     last_activity: Instant,
-    farewell: bool,
+    /// Which limit has been reached.
+    reached: Option<EndReason>,
 }
 
 impl Limits {
@@ -35,7 +37,12 @@ impl Limits {
         let (now, idle) = (Instant::now(), relay.idle_timeout);
         let ends = relay.max_lifetime.and_then(|age| now.checked_add(age));
         let due = first(ends, idle.and_then(|idle| now.checked_add(idle)))?;
-        Some(Box::new(Self { timer: Box::pin(sleep_until(due)), idle, ends, last_activity: now, farewell: false }))
+        Some(Box::new(Self { timer: Box::pin(sleep_until(due)), idle, ends, last_activity: now, reached: None }))
+    }
+
+    /// Why Sluice ends the pair, if it does.
+    pub(super) fn reached(&self) -> Option<EndReason> {
+        self.reached
     }
 
     /// Bytes have moved.
@@ -47,7 +54,7 @@ impl Limits {
     /// has been silent.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Due> {
         while let Poll::Ready(()) = self.timer.as_mut().poll(cx) {
-            if self.farewell {
+            if self.reached.is_some() {
                 return Some(Due::Close);
             }
             let now = Instant::now();
@@ -55,7 +62,8 @@ impl Limits {
             match first(self.ends, silent) {
                 Some(due) if due > now => self.timer.as_mut().reset(due),
                 _ => {
-                    self.farewell = true;
+                    let old = self.ends.is_some_and(|ends| ends <= now);
+                    self.reached = Some(if old { EndReason::Lifetime } else { EndReason::Idle });
                     self.timer.as_mut().reset(now + FAREWELL);
                     // Only a timer that was polled wakes.
                     let _ = self.timer.as_mut().poll(cx);

@@ -17,7 +17,7 @@ use super::bench::{
     Bench, NEVER, Setup, asked, backend, handshake, nobody, read_all, read_exact, read_head, switching, until,
 };
 use crate::gate::refusal::Outcome;
-use crate::handoff::{Facts, ToKeeper};
+use crate::handoff::{EndReason, Facts, ToKeeper};
 
 /// A certificate for `app.test`, its key, and how a client trusts it.
 struct Identity {
@@ -98,11 +98,12 @@ impl Pair {
         self.bench.stats.carried(self.slot).dirs[direction as usize]
     }
 
-    /// Waits for the gate to say that the pair has ended.
-    async fn ended(mut self) {
+    /// Waits for the gate to say that the pair has ended, and why.
+    async fn ended(mut self) -> EndReason {
         let (message, _) = self.bench.next().await;
-        let ToKeeper::CarriedClosed { slot, counters } = message else { panic!("{message:?}") };
+        let ToKeeper::CarriedClosed { slot, counters, reason } = message else { panic!("{message:?}") };
         assert_eq!((slot, *counters), (self.slot, self.bench.stats.carried(slot)));
+        reason
     }
 }
 
@@ -145,7 +146,7 @@ async fn a_client_that_ends_first_still_receives() {
     pair.backend.shutdown().await.unwrap();
     // `read_all` fails on an end without close_notify.
     assert_eq!(read_all(&mut pair.client).await, "answer to the last words");
-    pair.ended().await;
+    assert_eq!(pair.ended().await, EndReason::Finished);
 }
 
 #[tokio::test]
@@ -157,7 +158,7 @@ async fn a_backend_that_ends_first_still_receives() {
     pair.client.write_all(b"and bye").await.unwrap();
     pair.client.shutdown().await.unwrap();
     assert_eq!(read_all(&mut pair.backend).await, "and bye");
-    pair.ended().await;
+    assert_eq!(pair.ended().await, EndReason::Finished);
 }
 
 #[tokio::test]
@@ -168,7 +169,7 @@ async fn a_fin_without_close_notify_is_a_fin() {
     assert_eq!(read_all(&mut pair.backend).await, "");
     pair.backend.shutdown().await.unwrap();
     assert_eq!(read_all(&mut pair.client).await, "");
-    pair.ended().await;
+    assert_eq!(pair.ended().await, EndReason::Finished);
 }
 
 #[tokio::test]
@@ -232,7 +233,7 @@ async fn a_silent_pair_ends_where_that_is_configured() {
     let mut pair = pair(b"", b"", "[relay]\nidle_timeout = \"100ms\"\n").await;
     assert_eq!(read_all(&mut pair.backend).await, "");
     assert_eq!(read_all(&mut pair.client).await, "");
-    pair.ended().await;
+    assert_eq!(pair.ended().await, EndReason::Idle);
 }
 
 #[tokio::test]

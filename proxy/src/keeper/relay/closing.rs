@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use proxy_common::layout::{Direction, index};
 use rustix::net::sockopt;
 
-use super::super::pair::{Closing, EndReason, Pair};
+use super::super::pair::{Closing, Pair};
 use super::super::timers::Reason;
 use super::Relay;
-use crate::handoff::Engine;
+use crate::handoff::{EndReason, Engine};
 use crate::kernel::Kernel;
 use crate::sys::socket;
 
@@ -133,14 +133,11 @@ impl Relay {
     fn fold(&mut self, slot: u32, engine: Engine, reason: EndReason) {
         if let Some(counters) = self.counters() {
             let counted = Direction::ALL.map(|direction| counters.read(index(slot, direction)));
-            self.ended.add(engine, &counted);
+            self.ended.add(engine, reason, &counted);
         }
         if let Some(kernel) = &self.kernel {
             let flips = Direction::ALL.map(|direction| u64::from(kernel.verdicts.read(index(slot, direction)).flips));
             self.ended.flips += flips.into_iter().sum::<u64>();
-        }
-        if let Some(count) = self.ended.reasons.get_mut(reason as usize) {
-            *count += 1;
         }
         match (&self.kernel, &self.own_counters) {
             (Some(kernel), _) => Kernel::clear(kernel, slot),

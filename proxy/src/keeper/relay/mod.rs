@@ -18,13 +18,13 @@ use proxy_common::layout::{DirCounters, Direction, PairCounters, index};
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
 
-use super::pair::{Closing, EndReason, Flow, Pair};
+use super::pair::{Closing, Flow, Pair};
 use super::pump::Spill;
 use super::reactor::{Reactor, Source};
 use super::table::Table;
 use super::timers::{Reason, Timer, Timers};
 use crate::config::Config;
-use crate::handoff::{Engine, NewPair, WhyNot};
+use crate::handoff::{EndReason, Engine, NewPair, WhyNot};
 use crate::kernel::Kernel;
 use crate::sys::mapped::{MappedArray, Slot};
 
@@ -75,7 +75,10 @@ pub(super) struct Ended {
 
 impl Ended {
     /// Adds what one pair counted.
-    pub(super) fn add(&mut self, engine: Engine, counted: &[DirCounters; 2]) {
+    pub(super) fn add(&mut self, engine: Engine, reason: EndReason, counted: &[DirCounters; 2]) {
+        if let Some(count) = self.reasons.get_mut(reason as usize) {
+            *count += 1;
+        }
         let totals = &mut self.counters[usize::from(engine == Engine::Copy)].dirs;
         for ((total, mine), direction) in totals.iter_mut().zip(counted).zip(Direction::ALL) {
             total.add(mine);
@@ -292,7 +295,14 @@ impl Relay {
     fn set_limit_timer(&mut self, slot: u32, now: Instant) {
         let next = [self.limits.idle, self.limits.lifetime].into_iter().flatten().min();
         if let Some(after) = next {
-            self.set_timer(slot, now + after, Reason::Limit);
+            self.set_limit(slot, now, after);
+        }
+    }
+
+    /// A limit beyond what the clock can say is none.
+    fn set_limit(&mut self, slot: u32, now: Instant, after: Duration) {
+        if let Some(at) = now.checked_add(after) {
+            self.set_timer(slot, at, Reason::Limit);
         }
     }
 
@@ -312,7 +322,7 @@ impl Relay {
             EndReason::Idle
         } else {
             if let Some(after) = [idle_left, life_left].into_iter().flatten().min() {
-                self.set_timer(slot, now + after, Reason::Limit);
+                self.set_limit(slot, now, after);
             }
             return;
         };

@@ -9,11 +9,10 @@ use proxy_common::flow;
 use proxy_common::layout::{Direction, FLAG_BROKEN, UserState, VerdictState, index};
 use proxy_common::scan::Scanner;
 
-use super::super::pair::EndReason;
 use super::super::pump::{Peeked, Pump, Stopped, peek};
 use super::super::timers::Reason;
 use super::{Relay, TURN};
-use crate::handoff::{Engine, WhyNot};
+use crate::handoff::{EndReason, Engine, WhyNot};
 use crate::kernel::Kernel;
 use crate::sys::mapped::Slot;
 use crate::sys::socket;

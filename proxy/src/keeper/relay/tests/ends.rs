@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::rig::{Ends, Rig, over_every_engine, read_pattern, write_pattern};
 use crate::config::Config;
-use crate::keeper::pair::EndReason;
+use crate::handoff::EndReason;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -217,7 +217,8 @@ fn a_reset_behind_bytes_that_the_other_side_is_slow_to_take_cuts_off_none() {
         rig.settled();
         // More than the sockets take while nobody reads: some of it waits with the relay.
         let full = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let taken = rig.join("the writer is stopped", super::rig::flood(client.try_clone().unwrap(), 32, 64 * MIB, &full));
+        let taken =
+            rig.join("the writer is stopped", super::rig::flood(client.try_clone().unwrap(), 32, 64 * MIB, &full));
         reset(client);
         rig.until("the reset has been noticed", |rig| rig.relay.table.iter().all(|(_, pair)| pair.closing.is_some()));
         let reader = std::thread::spawn(move || {
@@ -237,5 +238,27 @@ fn a_reset_behind_bytes_that_the_other_side_is_slow_to_take_cuts_off_none() {
         assert_eq!(kind, ErrorKind::ConnectionReset);
         assert!(got <= taken);
         rig.until("the pair has ended", |rig| rig.live() == 0);
+    });
+}
+
+#[test]
+fn a_fin_right_behind_a_burst_overtakes_nothing() {
+    // The kernel worker and userspace race here: often enough that a FIN sent too early would show.
+    over_every_engine(|rig| {
+        for round in 0..300 {
+            let Ends { mut client, mut backend } = rig.open();
+            rig.settled();
+            let size = 1_000 + 600 * (round % 100);
+            client.write_all(&super::rig::patterned(33, 0, size)).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let reader = std::thread::spawn(move || {
+                let mut all = Vec::new();
+                backend.read_to_end(&mut all).unwrap();
+                all.len() as u64
+            });
+            assert_eq!(rig.join("the burst and its end are read", reader), size, "in round {round}");
+            drop(client);
+            rig.until("the pair has ended", |rig| rig.live() == 0);
+        }
     });
 }
