@@ -93,3 +93,59 @@ pub fn receive<M: DeserializeOwned>(socket: impl AsFd, buffer: &mut [u8]) -> io:
         _ => Ok(Received::Garbage),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::handoff::{ToGate, ToKeeper};
+
+    /// What the other side receives of one packet.
+    fn received<M: DeserializeOwned>(put: impl FnOnce(BorrowedFd<'_>)) -> Received<M> {
+        let (near, far) = pair().unwrap();
+        put(near.as_fd());
+        receive(&far, &mut vec![0; MAX_MESSAGE + 1]).unwrap()
+    }
+
+    #[test]
+    fn a_message_arrives_with_its_descriptors() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let got = received::<ToGate>(|socket| {
+            send(socket, &ToGate::Listener { index: 7, tls: true }, &[file.as_fd(), file.as_fd(), file.as_fd()])
+                .unwrap();
+        });
+        let Received::Packet(Packet { message: ToGate::Listener { index: 7, tls: true }, fds }) = got else {
+            panic!("{got:?}")
+        };
+        assert_eq!(fds.len(), 3);
+    }
+
+    #[test]
+    fn a_packet_longer_than_a_message_is_garbage() {
+        let got = received::<ToKeeper>(|socket| {
+            rustix::net::send(socket, &vec![0; MAX_MESSAGE + 9], SendFlags::empty()).unwrap();
+        });
+        assert!(matches!(got, Received::Garbage), "{got:?}");
+    }
+
+    #[test]
+    fn the_end_of_the_other_side_is_told() {
+        let (near, far) = pair().unwrap();
+        drop(near);
+        assert!(matches!(receive::<ToKeeper>(&far, &mut [0; 16]).unwrap(), Received::Closed));
+    }
+
+    proptest! {
+        #[test]
+        fn any_packet_is_a_message_or_garbage(bytes in proptest::collection::vec(any::<u8>(), 1..300)) {
+            let got = received::<ToKeeper>(|socket| {
+                rustix::net::send(socket, &bytes, SendFlags::empty()).unwrap();
+            });
+            prop_assert!(!matches!(got, Received::Closed));
+        }
+    }
+}

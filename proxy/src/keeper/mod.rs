@@ -130,6 +130,10 @@ impl Keeper {
             if until.is_some_and(|until| now >= until || self.relay.table.live() == 0) {
                 return Ok(());
             }
+            if self.gate.starts > 0 && !self.gate.ever_ready && self.gate.control().is_none() {
+                // A configuration that no gate can start with: trying again would not help.
+                anyhow::bail!("the gate could not start; its own message is above");
+            }
             if self.gate.next_start(now) == Some(Duration::ZERO) {
                 self.start_gate()?;
             }
