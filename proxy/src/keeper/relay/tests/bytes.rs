@@ -187,3 +187,32 @@ fn messages_wake_nobody() {
         assert_eq!(rig.counters(0, ClientToBackend).frames[2], 100);
     });
 }
+
+#[test]
+fn a_message_in_the_moment_of_the_hand_over_is_not_forgotten() {
+    // It may come before the relay reads, between its reading and the kernel's taking over, or after: all three, often.
+    over_every_engine(|rig| {
+        let mut dice = super::rig::Dice::new(99);
+        for _ in 0..600 {
+            let wait = std::time::Duration::from_micros(dice.below(250));
+            let mut writer = None;
+            let mut ends = rig.open_with(b"", b"", |ends, _| {
+                let mut client = ends.client.try_clone().unwrap();
+                writer = Some(std::thread::spawn(move || {
+                    let begin = std::time::Instant::now();
+                    while begin.elapsed() < wait {
+                        std::hint::spin_loop();
+                    }
+                    client.write_all(b"hello").unwrap();
+                }));
+            });
+            let reader = std::thread::spawn(move || {
+                ends.backend.read_exact(&mut [0; 5]).unwrap();
+                ends
+            });
+            rig.join("it has been sent", writer.unwrap());
+            drop(rig.join("it has arrived", reader));
+            rig.until("the pair has ended", |rig| rig.live() == 0);
+        }
+    });
+}
