@@ -111,7 +111,12 @@ pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr) -> Resul
         format!("it did not start; its log {} says: {line}", log.display())
     })?;
     let engine = target.engine().map(|engine| (admin, engine));
-    Ok(Running { address: listen, pids: proxy.pids()?, engine, _proxy: Some(proxy) })
+    let mut running = Running { address: listen, pids: Vec::new(), engine, _proxy: None };
+    // Sluice's listener is open before its gate runs; the gate answers for /metrics, so that all processes are there.
+    running.check_engine(0)?;
+    running.pids = proxy.pids()?;
+    running._proxy = Some(proxy);
+    Ok(running)
 }
 
 impl Running {

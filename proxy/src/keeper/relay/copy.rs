@@ -53,7 +53,7 @@ impl Relay {
             Direction::BackendToClient => (backend, client),
         };
         let flow = &mut pair.flows[direction as usize];
-        let (scanner, ended) = (&mut flow.scanner, flow.ended);
+        let (mut scanners, ended) = (pair.scanners.as_mut(), flow.ended);
         let mut pump = Pump {
             source: std::os::fd::AsFd::as_fd(source),
             target: std::os::fd::AsFd::as_fd(target),
@@ -63,9 +63,9 @@ impl Relay {
         };
         let mut cell = Slot::new(index(slot, direction));
         let read = |bytes: &[u8]| {
-            if let Some(counters) = counters {
+            if let (Some(counters), Some(scanners)) = (counters, &mut scanners) {
                 counters.update(&mut cell, |mine| {
-                    scanner.feed(bytes, mine);
+                    scanners[direction as usize].feed(bytes, mine);
                     mine.last_activity_ns = now_coarse_ns();
                 });
             }

@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use proxy_common::layout::{DirCounters, Direction, PairCounters, index};
+use proxy_common::scan::Scanner;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
 
@@ -149,12 +150,14 @@ impl Relay {
             }
         }
         let mut flows = [Flow::default(), Flow::default()];
+        let mut scanners = Box::new([Scanner::START; 2]);
         let leftovers = [new.to_backend, new.to_client];
         let id = new.facts.id;
         let generation = self.table.next_generation();
         let mut counted = PairCounters::ZERO;
-        for ((flow, bytes), counters) in flows.iter_mut().zip(leftovers).zip(&mut counted.dirs) {
-            flow.scanner.feed(&bytes, counters);
+        let halves = flows.iter_mut().zip(scanners.iter_mut()).zip(leftovers).zip(&mut counted.dirs);
+        for (((flow, scanner), bytes), counters) in halves {
+            scanner.feed(&bytes, counters);
             flow.spill = Spill::of(bytes);
         }
         let pair = Pair {
@@ -162,6 +165,7 @@ impl Relay {
             sockets,
             cookies,
             flows,
+            scanners: Some(scanners),
             generation,
             engine: Engine::Copy,
             why_not: self.why_not,

@@ -62,7 +62,7 @@ impl Relay {
         };
         for (direction, base) in Direction::ALL.into_iter().zip([to_backend, to_client]) {
             pair.flow_mut(direction).base = base;
-            let scanner = pair.flow(direction).scanner;
+            let scanner = pair.scanners.as_ref().map_or(Scanner::START, |scanners| scanners[direction as usize]);
             if scanner != Scanner::START {
                 let state = VerdictState { scanner, ..VerdictState::default() };
                 kernel.verdicts.write(&mut Slot::new(index(slot, direction)), &state);
@@ -79,6 +79,8 @@ impl Relay {
             let _ = socket::kick(pair.source(direction));
         }
         pair.engine = Engine::Sockmap;
+        // The verdict has them now.
+        pair.scanners = None;
         tracing::debug!(conn = %pair.facts.id, slot, "the kernel relays");
         self.settle(slot);
         for direction in Direction::ALL {
@@ -159,7 +161,7 @@ impl Relay {
                     return Some(Next::Sleep);
                 }
             }
-            if flow.drained_for != Some(state.redirected) {
+            if flow.drained_for != state.redirected {
                 let accepted = match socket::accepted(target) {
                     Ok(accepted) => accepted.bytes.wrapping_sub(flow.base),
                     Err(_) => return Some(Next::Failed(direction.reverse())),
@@ -167,7 +169,7 @@ impl Relay {
                 if !flow::may_forward(state.redirected, forwarded, accepted) {
                     return Some(Next::Drain);
                 }
-                flow.drained_for = Some(state.redirected);
+                flow.drained_for = state.redirected;
             }
             if known == 0 {
                 return Some(Next::Shut);
