@@ -12,7 +12,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
-use crate::sys::privileges;
+use crate::sys::{memory, privileges};
 use crate::{echo, gate, keeper};
 use cli::{Cli, Command};
 
@@ -42,6 +42,7 @@ fn run_keeper(arguments: cli::Run) -> anyhow::Result<()> {
     };
     become_keeper()?;
     privileges::name(KEEPER);
+    memory::give_back();
     init_log();
     keeper::run(config)
 }
@@ -59,6 +60,7 @@ fn become_keeper() -> anyhow::Result<()> {
 
 fn run_gate(user: &str, control: i32) -> anyhow::Result<()> {
     privileges::name(GATE);
+    memory::give_back();
     privileges::drop_all(user).context("the gate cannot give up its privileges")?;
     privileges::die_with_parent().context("the gate cannot be bound to the keeper's life")?;
     privileges::raise_open_files().context("cannot raise the limit on open files")?;

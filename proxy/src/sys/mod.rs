@@ -1,6 +1,7 @@
 //! The only room with `unsafe`: each block says the fact that makes it sound.
 
 pub mod mapped;
+pub mod memory;
 pub mod privileges;
 pub mod signals;
 pub mod socket;
