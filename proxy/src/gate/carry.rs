@@ -8,7 +8,6 @@ mod lane;
 mod limits;
 
 use std::io;
-use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -29,13 +28,7 @@ use super::tls::Secured;
 use crate::config::Relay;
 use crate::handoff::{EndReason, Engine, ToKeeper};
 use crate::sys::mapped::Slot;
-use crate::sys::socket::unacknowledged;
-
-/// What TCP_KEEPIDLE and TCP_KEEPINTVL take (tcp(7)).
-const KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
-
-/// TCP_USER_TIMEOUT is milliseconds in a C int.
-const MOST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+use crate::sys::socket::{unacknowledged, watch_for_death};
 
 /// How long the last bytes to one side may take to be acknowledged after the other side has failed.
 const RESET_LINGER: Duration = Duration::from_secs(5);
@@ -70,8 +63,10 @@ impl Transport for Secured {
     }
 
     async fn relay(pair: Quiesced<Self>, mut place: Place, gate: &Arc<Gate>) -> io::Result<()> {
-        watch_for_death(pair.client.get_ref().0, &gate.config.relay)?;
-        watch_for_death(&pair.backend, &gate.config.relay)?;
+        let relay = &gate.config.relay;
+        for socket in [pair.client.get_ref().0, &pair.backend] {
+            watch_for_death(socket, relay.keepalive, relay.user_timeout)?;
+        }
         // The place may have had another tenant.
         gate.stats.update_carried(&mut place.slot, |counters| *counters = PairCounters::ZERO);
         let open = ToKeeper::CarriedOpen { slot: place.slot.index(), facts: pair.facts.clone() };
@@ -81,18 +76,6 @@ impl Transport for Secured {
         tokio::spawn(carry_on(carry));
         Ok(())
     }
-}
-
-/// Lets the kernel find out when the other end is dead.
-fn watch_for_death(stream: &TcpStream, relay: &Relay) -> io::Result<()> {
-    let clamp = |time: Duration| time.clamp(*KEEPALIVE.start(), *KEEPALIVE.end());
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(clamp(relay.keepalive))
-        // A third of the silence that is allowed, so that TCP_USER_TIMEOUT sees several probes go unanswered.
-        .with_interval(clamp(relay.keepalive / 3));
-    let socket = socket2::SockRef::from(stream);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(relay.user_timeout.min(MOST_USER_TIMEOUT)))
 }
 
 async fn carry_on(mut carry: Carry) {

@@ -86,6 +86,11 @@ const _: () = assert!(size_of::<Pair>() <= 288);
 /// What userspace watches on each socket of a pair that the kernel relays: its end only.
 const END: EventFlags = EventFlags::RDHUP.union(EventFlags::ET);
 
+/// The source's and the target's socket of a direction. For when the rest of the pair is borrowed too.
+pub(super) fn ends(sockets: &[OwnedFd; 2], direction: Direction) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+    (sockets[direction as usize].as_fd(), sockets[direction.reverse() as usize].as_fd())
+}
+
 impl Pair {
     pub(super) fn flow(&self, direction: Direction) -> &Flow {
         &self.flows[direction as usize]

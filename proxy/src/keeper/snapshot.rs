@@ -9,8 +9,9 @@ use rustix::fs::MemfdFlags;
 
 use super::carried::Carried;
 use super::pair::Pair;
-use super::relay::{Relay, now_coarse_ns};
+use super::relay::Relay;
 use crate::handoff::{EndReason, Engine, PairRow, Snapshot, WhyNot};
+use crate::sys::clock::now_coarse_ns;
 
 /// Everything, at this moment.
 pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64) -> Snapshot {

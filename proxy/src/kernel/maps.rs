@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, RingBuf, SockMap};
-use proxy_common::layout::{DirCounters, Direction, Event, UserState, VerdictState, index, peer};
+use proxy_common::layout::{DirCounters, Direction, Event, UserState, VerdictState, index};
 
 use crate::sys::mapped::{MappedArray, Slot};
 
@@ -111,11 +111,5 @@ impl Kernel {
     #[must_use]
     pub fn log_fd(&self) -> Option<BorrowedFd<'_>> {
         self.logger.as_ref().map(AsFd::as_fd)
-    }
-
-    /// The verdict's state of a direction, and its target's index.
-    #[must_use]
-    pub fn verdict(&self, index: u32) -> (VerdictState, u32) {
-        (self.verdicts.read(index), peer(index))
     }
 }

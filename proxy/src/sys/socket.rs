@@ -2,7 +2,11 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::net::sockopt;
 
 /// Bytes that the peer of this TCP socket has acknowledged since the connection began (`tcpi_bytes_acked`).
 ///
@@ -77,6 +81,30 @@ pub struct Accepted {
     pub bytes: u64,
     /// Whether it is the exact number.
     pub exact: bool,
+}
+
+/// What TCP_KEEPIDLE and TCP_KEEPINTVL take (tcp(7)).
+const KEEPALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(32_767);
+
+/// What TCP_USER_TIMEOUT takes: an `int` of milliseconds.
+#[must_use]
+pub fn user_timeout_ms(timeout: Duration) -> u32 {
+    u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32)
+}
+
+/// Lets the kernel find out when the other end is dead: keepalive after this much silence, and TCP_USER_TIMEOUT.
+/// Values beyond what the options take are cut to it.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn watch_for_death(socket: impl AsFd, keepalive: Duration, user_timeout: Duration) -> io::Result<()> {
+    let socket = socket.as_fd();
+    let clamp = |time: Duration| time.clamp(*KEEPALIVE.start(), *KEEPALIVE.end());
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, clamp(keepalive))?;
+    // A third of the silence that is allowed, so that TCP_USER_TIMEOUT sees several probes go unanswered.
+    sockopt::set_tcp_keepintvl(socket, clamp(keepalive / 3))?;
+    Ok(sockopt::set_tcp_user_timeout(socket, user_timeout_ms(user_timeout))?)
 }
 
 /// Makes the kernel look at bytes that have been queued on the socket before it entered a sockmap.

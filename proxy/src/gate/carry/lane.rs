@@ -7,10 +7,10 @@ use std::task::{Context, Poll, ready};
 
 use proxy_common::layout::Direction;
 use proxy_common::scan::Scanner;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::handoff::stats::Stats;
+use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::Slot;
 
 /// Bytes read at a time, and so the most that one direction keeps: four full TLS records (RFC 8446 §5.1).
@@ -179,8 +179,7 @@ impl Lane {
     }
 
     fn count(&mut self, bytes: &[u8], stats: &Stats, slot: &mut Slot) {
-        let now = clock_gettime(ClockId::MonotonicCoarse);
-        let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        let now_ns = now_coarse_ns();
         stats.update_carried(slot, |counters| {
             let counters = &mut counters.dirs[self.direction as usize];
             self.scanner.feed(bytes, counters);

@@ -2,8 +2,10 @@
 
 use proxy_common::layout::{Direction, index};
 
+use super::super::pair::ends;
 use super::super::pump::{Pump, Stopped};
-use super::{Relay, TURN, now_coarse_ns};
+use super::{Relay, TURN};
+use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::Slot;
 
 impl Relay {
@@ -47,20 +49,10 @@ impl Relay {
     fn pump_copy(&mut self, slot: u32, direction: Direction) -> Option<Stopped> {
         let counters = self.kernel.as_ref().map(|kernel| &kernel.counters).or(self.own_counters.as_ref());
         let pair = self.table.get_mut(slot)?;
-        let [client, backend] = &pair.sockets;
-        let (source, target) = match direction {
-            Direction::ClientToBackend => (client, backend),
-            Direction::BackendToClient => (backend, client),
-        };
+        let (source, target) = ends(&pair.sockets, direction);
         let flow = &mut pair.flows[direction as usize];
         let (mut scanners, ended) = (pair.scanners.as_mut(), flow.ended);
-        let mut pump = Pump {
-            source: std::os::fd::AsFd::as_fd(source),
-            target: std::os::fd::AsFd::as_fd(target),
-            spill: &mut flow.spill,
-            buffer: &mut self.buffer,
-            ending: flow.ending,
-        };
+        let mut pump = Pump { source, target, spill: &mut flow.spill, buffer: &mut self.buffer, ending: flow.ending };
         let mut cell = Slot::new(index(slot, direction));
         let read = |bytes: &[u8]| {
             if let (Some(counters), Some(scanners)) = (counters, &mut scanners) {

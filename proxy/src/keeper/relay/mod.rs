@@ -28,7 +28,9 @@ use super::timers::{Reason, Timer, Timers};
 use crate::config::Config;
 use crate::handoff::{EndReason, Engine, NewPair, WhyNot};
 use crate::kernel::Kernel;
+use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::{MappedArray, Slot};
+use crate::sys::socket;
 use patrol::Patrol;
 
 /// The buffer that all pairs share, in bytes: what one system call moves at most, and so what one congested direction
@@ -60,13 +62,6 @@ struct Limits {
     lifetime: Option<Duration>,
     keepalive: Duration,
     user_timeout: Duration,
-}
-
-impl Limits {
-    /// As the socket option takes it: an `int` of milliseconds.
-    fn user_timeout_ms(&self) -> u32 {
-        u32::try_from(self.user_timeout.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32)
-    }
 }
 
 /// What the pairs that have ended had counted.
@@ -191,11 +186,7 @@ impl Relay {
     fn prepare(&self, socket: &OwnedFd) -> io::Result<()> {
         rustix::io::ioctl_fionbio(socket, true)?;
         sockopt::set_tcp_nodelay(socket, true)?;
-        sockopt::set_socket_keepalive(socket, true)?;
-        sockopt::set_tcp_keepidle(socket, self.limits.keepalive)?;
-        // A third of the silence that is allowed, so that TCP_USER_TIMEOUT sees several probes go unanswered.
-        sockopt::set_tcp_keepintvl(socket, (self.limits.keepalive / 3).max(Duration::from_secs(1)))?;
-        Ok(sockopt::set_tcp_user_timeout(socket, self.limits.user_timeout_ms())?)
+        socket::watch_for_death(socket, self.limits.keepalive, self.limits.user_timeout)
     }
 
     fn count_leftovers(&self, slot: u32, counted: &PairCounters) {
@@ -355,10 +346,4 @@ impl Relay {
         let last = last.into_iter().max().filter(|last| *last > 0)?;
         Some(Duration::from_nanos(now_coarse_ns().saturating_sub(last)))
     }
-}
-
-/// CLOCK_MONOTONIC_COARSE in nanoseconds, the clock of `last_activity_ns`.
-pub(super) fn now_coarse_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -41,7 +41,7 @@ impl Relay {
             return;
         }
         self.patrol.due = now + self.patrol.every;
-        let timeout = self.limits.user_timeout_ms();
+        let timeout = socket::user_timeout_ms(self.limits.user_timeout);
         for (_, pair) in self.table.iter_mut() {
             for side in Direction::ALL {
                 let known = pair.flow(side).patient;

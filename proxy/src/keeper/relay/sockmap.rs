@@ -9,6 +9,7 @@ use proxy_common::flow;
 use proxy_common::layout::{Direction, FLAG_BROKEN, UserState, VerdictState, index};
 use proxy_common::scan::Scanner;
 
+use super::super::pair::ends;
 use super::super::pump::{Peeked, Pump, Stopped, peek};
 use super::super::timers::Reason;
 use super::{Relay, TURN};
@@ -125,12 +126,7 @@ impl Relay {
     fn forward(&mut self, slot: u32, direction: Direction) -> Option<Next> {
         let (kernel, pair) = (self.kernel.as_mut()?, self.table.get_mut(slot)?);
         let at = index(slot, direction);
-        let [client, backend] = &pair.sockets;
-        let (source, target) = match direction {
-            Direction::ClientToBackend => (client, backend),
-            Direction::BackendToClient => (backend, client),
-        };
-        let (source, target) = (std::os::fd::AsFd::as_fd(source), std::os::fd::AsFd::as_fd(target));
+        let (source, target) = ends(&pair.sockets, direction);
         let flow = &mut pair.flows[direction as usize];
         let mut turn = TURN;
         loop {

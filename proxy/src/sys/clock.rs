@@ -1,0 +1,10 @@
+//! The clock of the counters.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// CLOCK_MONOTONIC_COARSE in nanoseconds, the clock of `DirCounters::last_activity_ns`.
+#[must_use]
+pub fn now_coarse_ns() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
