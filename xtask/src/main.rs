@@ -8,6 +8,7 @@ mod command;
 mod demo;
 mod ebpf;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -39,6 +40,8 @@ enum Task {
     },
     /// Every test that this machine can run; the last line is the sum.
     Test,
+    /// The tests on stock Debian kernels, each in an emulated machine of its own.
+    Vm(vm::VmArgs),
     /// Measure Sluice beside other proxies.
     Bench(bench::BenchArgs),
 }
@@ -74,6 +77,7 @@ fn run(task: Task) -> anyhow::Result<Outcome> {
         Task::BuildEbpf { check: true } => ebpf::check(),
         Task::Run { once } => demo::run(once),
         Task::Test => test::run(),
+        Task::Vm(arguments) => vm::run(&arguments),
         Task::Bench(arguments) => bench::run(arguments).map(|()| Outcome::Done),
     }
 }

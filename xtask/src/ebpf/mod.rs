@@ -1,6 +1,6 @@
 //! `cargo xtask build-ebpf`: the kernel program, built the same to the byte wherever it is built.
 
-mod manifest;
+pub(crate) mod manifest;
 mod toolchain;
 pub(crate) mod wrapper;
 

@@ -1,0 +1,12 @@
+#!/bin/busybox sh
+# The kernel's first process: finds the disk, brings the kernel's modules along, and hands over to init.sh.
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+for module in virtio_pci virtio_blk; do modprobe "$module"; done
+until [ -b /dev/vda ]; do usleep 10000; done
+mount -t ext4 /dev/vda /root
+mkdir -p /root/lib/modules
+cp -a /lib/modules/. /root/lib/modules/
+umount /proc /dev
+exec switch_root /root /vm/init.sh
