@@ -1,6 +1,6 @@
 //! Sluice: a WebSocket proxy whose established connections are carried by the kernel.
 //!
-//! Rooms, and who may look into whom: `app → {gate, keeper, observe, echo} → handoff, config, kernel, sys →
+//! Rooms, and who may look into whom: `app → {gate, keeper, observe, echo} → handoff, config, kernel, ktls, sys →
 //! proxy-common`. The gate and the keeper know each other only through `handoff`.
 
 pub mod app;
@@ -10,5 +10,6 @@ pub mod gate;
 pub mod handoff;
 pub mod keeper;
 pub mod kernel;
+pub mod ktls;
 pub mod observe;
 pub mod sys;

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// Every room, and the rooms that it may look into.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("app", &["config", "echo", "gate", "keeper", "kernel", "sys"]),
+    ("app", &["config", "echo", "gate", "handoff", "keeper", "kernel", "ktls", "sys"]),
     ("echo", &[]),
-    ("gate", &["config", "handoff", "observe", "sys"]),
-    ("keeper", &["config", "handoff", "kernel", "sys"]),
+    ("gate", &["config", "handoff", "ktls", "observe", "sys"]),
+    ("keeper", &["config", "handoff", "kernel", "ktls", "sys"]),
     ("observe", &["config", "handoff", "sys"]),
-    ("handoff", &["config", "sys"]),
+    ("handoff", &["config", "ktls", "sys"]),
     ("kernel", &["config", "handoff", "sys"]),
+    ("ktls", &["sys"]),
     ("config", &[]),
     ("sys", &[]),
 ];

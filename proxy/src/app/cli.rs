@@ -24,7 +24,11 @@ pub(super) enum Command {
         config: PathBuf,
     },
     /// Show what this kernel and these privileges allow, and why not more.
-    Probe,
+    Probe {
+        /// As one line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Run a demo backend: a WebSocket server that sends everything back.
     Echo {
         /// Where it listens; port 0 takes a free one. The address is printed.

@@ -103,6 +103,9 @@ impl Config {
         if self.limits.header_count == 0 {
             return Some("limits.header_count is 0, which refuses every request".into());
         }
+        if self.relay.tls_key_records < 64 {
+            return Some("relay.tls_key_records is below 64: connections would do little but change keys".into());
+        }
         if self.relay.backlog_limit < 64 * 1024 {
             return Some("relay.backlog_limit is below 65536, less than one segment on loopback".into());
         }

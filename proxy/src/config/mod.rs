@@ -122,6 +122,11 @@ pub struct Backend {
 pub struct Relay {
     /// Which engine carries plain pairs.
     pub engine: EngineChoice,
+    /// Who keeps the keys of pairs that speak TLS on either side.
+    pub tls_engine: TlsEngineChoice,
+    /// Records that are sent with one TLS key before it is changed, or the connection closed where it cannot be.
+    /// 2^24: as many as AES-GCM is good for (RFC 8446 §5.5), which no setting exceeds; 64 at least.
+    pub tls_key_records: u64,
     /// Bytes that one direction may have waiting in the kernel between both sockets (`sockmap` engine).
     /// 256 KiB: enough for one full loopback segment per wake-up of the kernel worker with room to spare, and
     /// small enough that a hundred thousand stalled pairs do not matter beside their socket buffers.
@@ -146,6 +151,8 @@ impl Default for Relay {
     fn default() -> Self {
         Self {
             engine: EngineChoice::Auto,
+            tls_engine: TlsEngineChoice::Auto,
+            tls_key_records: 1 << 24,
             backlog_limit: 256 * 1024,
             idle_timeout: None,
             max_lifetime: None,
@@ -164,6 +171,19 @@ pub enum EngineChoice {
     Auto,
     /// The kernel relay, or a failed start.
     Sockmap,
+    /// Userspace.
+    Copy,
+}
+
+/// The setting `relay.tls_engine`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsEngineChoice {
+    /// The kernel where it can, else userspace.
+    #[default]
+    Auto,
+    /// The kernel, or a failed start. (A connection whose cipher the kernel lacks is still served.)
+    Ktls,
     /// Userspace.
     Copy,
 }

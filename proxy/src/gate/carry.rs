@@ -26,7 +26,7 @@ use super::refusal::Refusal;
 use super::session::{Quiesced, Transport};
 use super::tls::Secured;
 use crate::config::Relay;
-use crate::handoff::{EndReason, Engine, ToKeeper};
+use crate::handoff::{EndReason, Engine, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
 use crate::sys::socket::{unacknowledged, watch_for_death};
 
@@ -69,7 +69,8 @@ impl Transport for Secured {
         }
         // The place may have had another tenant.
         gate.stats.update_carried(&mut place.slot, |counters| *counters = PairCounters::ZERO);
-        let open = ToKeeper::CarriedOpen { slot: place.slot.index(), facts: pair.facts.clone() };
+        let open =
+            ToKeeper::CarriedOpen { slot: place.slot.index(), facts: pair.facts.clone(), why_not: WhyNot::NoKtls };
         gate.control.send(&open, &[]).await?;
         let carry = Carry::new(pair, place, &gate.config.relay);
         // A task of its own: the handshake's task is as large as its largest state, and would stay.

@@ -29,7 +29,12 @@ impl Transport for TcpStream {
     async fn relay(pair: Quiesced<Self>, (): (), gate: &Arc<Gate>) -> io::Result<()> {
         // Out of this process's epoll before the keeper has them.
         let (client, backend) = (pair.client.into_std()?, pair.backend.into_std()?);
-        let new = NewPair { facts: pair.facts, to_backend: pair.to_backend.into(), to_client: pair.to_client.into() };
+        let new = NewPair {
+            facts: pair.facts,
+            to_backend: pair.to_backend.into(),
+            to_client: pair.to_client.into(),
+            tls: [None, None],
+        };
         gate.control.send(&ToKeeper::Pair(Box::new(new)), &[client.as_fd(), backend.as_fd()]).await?;
         pair.permit.hand_over();
         Ok(())

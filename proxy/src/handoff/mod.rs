@@ -10,6 +10,7 @@ use proxy_common::layout::PairCounters;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::ktls::{Ability, Leg};
 
 pub mod stats;
 pub mod wire;
@@ -27,19 +28,22 @@ pub const MAX_LEFTOVER: usize = 72 * 1024;
 pub enum Engine {
     /// The kernel: a verdict program redirects between both sockets.
     Sockmap,
+    /// The kernel makes and opens the TLS records of at least one side; the keeper moves their content.
+    Ktls,
     /// Userspace copies.
     Copy,
 }
 
 impl Engine {
     /// All, in the order of preference.
-    pub const ALL: [Self; 2] = [Self::Sockmap, Self::Copy];
+    pub const ALL: [Self; 3] = [Self::Sockmap, Self::Ktls, Self::Copy];
 
     /// The value of the `engine` label and of `relay=` in `Proxy-WebSocket-Status`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::Sockmap => "sockmap",
+            Self::Ktls => "ktls",
             Self::Copy => "copy",
         }
     }
@@ -59,8 +63,10 @@ pub enum WhyNot {
     NoBtf,
     /// A trial pair did not carry its bytes.
     TrialFailed,
-    /// One side speaks TLS, and its keys are in userspace.
-    TlsInUserspace,
+    /// One side speaks TLS, and the kernel has none.
+    NoKtls,
+    /// One side speaks TLS with a version or cipher that the kernel lacks.
+    KtlsSuite,
     /// The kernel refused this pair's sockets.
     InsertFailed,
 }
@@ -75,7 +81,8 @@ impl WhyNot {
             Self::KernelRefused => "kernel-refused",
             Self::NoBtf => "no-btf",
             Self::TrialFailed => "trial-failed",
-            Self::TlsInUserspace => "tls-in-userspace",
+            Self::NoKtls => "no-ktls",
+            Self::KtlsSuite => "ktls-suite",
             Self::InsertFailed => "insert-failed",
         }
     }
@@ -100,11 +107,19 @@ pub enum EndReason {
     KernelBroken,
     /// The gate that carried it has ended.
     GateLost,
+    /// A peer gave its TLS connection up, with an alert.
+    TlsAlert,
+    /// A peer sent what is no TLS record, or one that has no place there.
+    TlsProtocol,
+    /// A peer changed its TLS keys, which this kernel cannot follow.
+    TlsKeyUpdate,
+    /// As many records were sent as a TLS key is good for, and this kernel or TLS version cannot change it.
+    TlsKeyLimit,
 }
 
 impl EndReason {
     /// All, in the order of their values.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Finished,
         Self::ClientFailed,
         Self::BackendFailed,
@@ -113,6 +128,10 @@ impl EndReason {
         Self::Shutdown,
         Self::KernelBroken,
         Self::GateLost,
+        Self::TlsAlert,
+        Self::TlsProtocol,
+        Self::TlsKeyUpdate,
+        Self::TlsKeyLimit,
     ];
 
     /// The word in metrics and logs.
@@ -127,6 +146,10 @@ impl EndReason {
             Self::Shutdown => "shutdown",
             Self::KernelBroken => "kernel-broken",
             Self::GateLost => "gate-lost",
+            Self::TlsAlert => "tls-alert",
+            Self::TlsProtocol => "tls-protocol",
+            Self::TlsKeyUpdate => "tls-key-update",
+            Self::TlsKeyLimit => "tls-key-limit",
         }
     }
 }
@@ -160,9 +183,9 @@ pub struct Facts {
     pub accepted_ms: u64,
 }
 
-/// A pair whose handshakes are done on both sides, both sockets plain TCP. Two descriptors go with it: the client's
-/// socket, then the backend's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A pair whose handshakes are done on both sides, and whose TLS keys, if it has any, are in the kernel. Two descriptors
+/// go with it: the client's socket, then the backend's.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct NewPair {
     /// What is known of it.
     pub facts: Facts,
@@ -170,6 +193,8 @@ pub struct NewPair {
     pub to_backend: Vec<u8>,
     /// What the backend sent behind its response head: the first bytes for the client. At most [`MAX_LEFTOVER`].
     pub to_client: Vec<u8>,
+    /// What goes with a socket that has TLS keys: the client's, then the backend's.
+    pub tls: [Option<Leg>; 2],
 }
 
 /// From the keeper to the gate.
@@ -210,6 +235,8 @@ pub struct Hello {
     pub engine: Engine,
     /// Why it is not `sockmap`, if it is not.
     pub why_not: Option<WhyNot>,
+    /// What the kernel can do with TLS; nothing, where it is not to.
+    pub ktls: Ability,
     /// How many pairs the keeper can hold.
     pub capacity: u32,
     /// How many it holds now, from earlier gates.
@@ -217,7 +244,7 @@ pub struct Hello {
 }
 
 /// From the gate to the keeper.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum ToKeeper {
     /// The gate is listening.
     Ready,
@@ -229,6 +256,8 @@ pub enum ToKeeper {
         slot: u32,
         /// What is known of it.
         facts: Facts,
+        /// Why the keeper does not carry it.
+        why_not: WhyNot,
     },
     /// A pair that the gate carried has ended. Its slot may have another tenant by the time that this is read, so
     /// the counts go along.
@@ -253,7 +282,7 @@ pub struct Snapshot {
     /// Every live pair.
     pub pairs: Vec<PairRow>,
     /// What the pairs that have ended had counted, by [`Engine`] in the order of [`Engine::ALL`].
-    pub ended: [PairCounters; 2],
+    pub ended: [PairCounters; Engine::ALL.len()],
     /// Ended pairs by reason: the reason's label and how many.
     pub ends: Vec<(String, u64)>,
     /// Close frames of ended and live pairs: direction index, status code, and how many.

@@ -7,12 +7,12 @@ use proxy_common::layout::PairCounters;
 
 use super::relay::Ended;
 use crate::handoff::stats::{CARRIED, Stats};
-use crate::handoff::{EndReason, Engine, Facts};
+use crate::handoff::{EndReason, Engine, Facts, WhyNot};
 
 /// The carried pairs by slot of the shared counters.
 pub(super) struct Carried {
     stats: Arc<Stats>,
-    pairs: HashMap<u32, Facts>,
+    pairs: HashMap<u32, (Facts, WhyNot)>,
 }
 
 impl Carried {
@@ -21,9 +21,9 @@ impl Carried {
     }
 
     /// A pair begins. A slot that the gate has no right to is ignored.
-    pub(super) fn open(&mut self, slot: u32, facts: Facts) {
+    pub(super) fn open(&mut self, slot: u32, facts: Facts, why_not: WhyNot) {
         if slot < CARRIED {
-            self.pairs.insert(slot, facts);
+            self.pairs.insert(slot, (facts, why_not));
         }
     }
 
@@ -41,8 +41,8 @@ impl Carried {
         }
     }
 
-    /// Every carried pair and its counts.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Facts, PairCounters)> {
-        self.pairs.iter().map(|(slot, facts)| (facts, self.stats.carried(*slot)))
+    /// Every carried pair, why it is one, and its counts.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Facts, WhyNot, PairCounters)> {
+        self.pairs.iter().map(|(slot, (facts, why_not))| (facts, *why_not, self.stats.carried(*slot)))
     }
 }

@@ -22,11 +22,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use rustix::event::epoll::EventFlags;
 
-use crate::config::{Config, EngineChoice};
+use crate::config::{Config, EngineChoice, TlsEngineChoice};
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Packet, Received};
 use crate::handoff::{Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, ToGate, ToKeeper, WhyNot};
 use crate::kernel::{Kernel, probe};
+use crate::ktls::Ability;
 use crate::sys::privileges;
 use crate::sys::signals::Termination;
 use carried::Carried;
@@ -67,6 +68,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     }
     let listeners = Listeners::open(&config)?;
     let (kernel, why_not) = choose_engine(&config, capacity)?;
+    let ktls = choose_tls_engine(&config)?;
     privileges::keep_for_keeper().context("cannot give up capabilities")?;
     let (stats_file, stats) = Stats::create().context("cannot make the shared counters")?;
     let reactor = Reactor::new().context("cannot make an epoll instance")?;
@@ -83,6 +85,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         carried: Carried::new(Arc::new(stats)),
         config,
         capacity,
+        ktls,
         listeners,
         stats_file,
         relay,
@@ -111,9 +114,29 @@ fn choose_engine(config: &Config, capacity: u32) -> anyhow::Result<(Option<Kerne
     }
 }
 
+/// What the kernel may do with TLS.
+fn choose_tls_engine(config: &Config) -> anyhow::Result<Ability> {
+    let speaks_tls = config.listeners.iter().any(|listener| listener.tls.is_some());
+    if config.relay.tls_engine == TlsEngineChoice::Copy || !speaks_tls {
+        return Ok(Ability::default());
+    }
+    let ability = Ability::find();
+    match ability.why_none() {
+        None => tracing::info!(engine = "ktls", rekey = ability.rekey, "the kernel takes over TLS"),
+        Some(why) if config.relay.tls_engine == TlsEngineChoice::Ktls => {
+            anyhow::bail!("relay.tls_engine is \"ktls\", which cannot be had: {why}");
+        }
+        Some(why) => {
+            tracing::info!(engine = "copy", why = WhyNot::NoKtls.label(), detail = why, "userspace keeps TLS keys");
+        }
+    }
+    Ok(ability)
+}
+
 struct Keeper {
     config: Config,
     capacity: u32,
+    ktls: Ability,
     listeners: Listeners,
     stats_file: OwnedFd,
     carried: Carried,
@@ -196,6 +219,7 @@ impl Keeper {
             config: self.config.clone(),
             engine: self.relay.engine(),
             why_not: self.relay.why_not,
+            ktls: self.ktls.clone(),
             capacity: self.capacity,
             live: self.relay.table.live(),
         };
@@ -246,7 +270,9 @@ impl Keeper {
                 tracing::info!(listening = addresses, starts = self.gate.starts, "ready");
             }
             ToKeeper::Pair(pair) => self.on_pair(*pair, fds),
-            ToKeeper::CarriedOpen { slot, facts } if self.known(&facts) => self.carried.open(slot, facts),
+            ToKeeper::CarriedOpen { slot, facts, why_not } if self.known(&facts) => {
+                self.carried.open(slot, facts, why_not);
+            }
             ToKeeper::CarriedOpen { .. } => tracing::error!("the gate named a route that does not exist"),
             ToKeeper::CarriedClosed { slot, counters, reason } => {
                 self.carried.close(slot, &counters, reason, &mut self.relay.ended);

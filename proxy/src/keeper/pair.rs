@@ -7,8 +7,9 @@ use proxy_common::layout::Direction;
 use proxy_common::scan::Scanner;
 use rustix::event::epoll::EventFlags;
 
-use super::pump::Spill;
+use super::pump::{End, Spill};
 use crate::handoff::{EndReason, Engine, Facts, WhyNot};
+use crate::ktls::Leg;
 
 /// One direction of a pair. Its source is the socket with the same index, its target the other.
 #[derive(Debug, Default)]
@@ -38,6 +39,8 @@ pub(super) struct Flow {
     pub(super) patient: bool,
     /// Userspace waits for room in the target.
     pub(super) want_write: bool,
+    /// Sluice ends the pair: at the next boundary between two frames the target gets a Close frame of ours.
+    pub(super) parting: bool,
 }
 
 /// How a pair is being brought to its end.
@@ -63,6 +66,8 @@ pub(super) struct Pair {
     pub(super) facts: Facts,
     /// The client's socket, then the backend's: by `Direction` as their source.
     pub(super) sockets: [OwnedFd; 2],
+    /// What goes with those sockets whose TLS keys the kernel has.
+    pub(super) legs: [Option<Box<Leg>>; 2],
     pub(super) cookies: [u64; 2],
     pub(super) flows: [Flow; 2],
     /// Where in a frame each direction stands, while userspace counts.
@@ -81,14 +86,24 @@ pub(super) struct Pair {
 
 // What a pair that the kernel relays costs on the heap, beside its counters (576 bytes, once they are looked at): with
 // both under 1 KiB, and no buffer.
-const _: () = assert!(size_of::<Pair>() <= 288);
+const _: () = assert!(size_of::<Pair>() <= 304);
 
 /// What userspace watches on each socket of a pair that the kernel relays: its end only.
 const END: EventFlags = EventFlags::RDHUP.union(EventFlags::ET);
 
-/// The source's and the target's socket of a direction. For when the rest of the pair is borrowed too.
-pub(super) fn ends(sockets: &[OwnedFd; 2], direction: Direction) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-    (sockets[direction as usize].as_fd(), sockets[direction.reverse() as usize].as_fd())
+/// The source and the target of a direction. For when the rest of the pair is borrowed too.
+pub(super) fn ends<'a>(
+    sockets: &'a [OwnedFd; 2],
+    legs: &'a mut [Option<Box<Leg>>; 2],
+    direction: Direction,
+) -> (End<'a>, End<'a>) {
+    let [client, backend] = legs;
+    let client = End { socket: sockets[0].as_fd(), leg: client.as_deref_mut() };
+    let backend = End { socket: sockets[1].as_fd(), leg: backend.as_deref_mut() };
+    match direction {
+        Direction::ClientToBackend => (client, backend),
+        Direction::BackendToClient => (backend, client),
+    }
 }
 
 impl Pair {
@@ -112,7 +127,7 @@ impl Pair {
 
     /// What must be watched on the socket that `side` comes from.
     pub(super) fn wanted(&self, side: Direction) -> EventFlags {
-        if self.engine == Engine::Copy {
+        if self.engine != Engine::Sockmap {
             return END | EventFlags::IN | EventFlags::OUT;
         }
         let mut flags = END;

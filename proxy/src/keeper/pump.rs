@@ -5,6 +5,8 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use crate::ktls::{Failure, Leg, Received};
+
 /// What the target has refused so far. Costs nothing while there is nothing.
 #[derive(Debug, Default)]
 pub(super) struct Spill(Option<Box<(Vec<u8>, usize)>>);
@@ -23,6 +25,14 @@ impl Spill {
     /// How many bytes wait.
     pub(super) fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |spill| spill.0.len() - spill.1)
+    }
+
+    /// Adds bytes behind those that wait.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        match &mut self.0 {
+            Some(spill) => spill.0.extend_from_slice(bytes),
+            None => *self = Self::of(bytes.to_vec()),
+        }
     }
 
     fn waiting(&self) -> &[u8] {
@@ -51,15 +61,58 @@ pub(super) enum Stopped {
     /// The source has ended; everything before its end has been accepted by the target.
     End,
     /// The source's socket failed.
-    SourceFailed(Errno),
+    SourceFailed(Failure),
     /// The target's socket failed.
-    TargetFailed(Errno),
+    TargetFailed(Failure),
+}
+
+/// A socket, with what goes with it if the kernel keeps its TLS keys.
+pub(super) struct End<'a> {
+    pub(super) socket: BorrowedFd<'a>,
+    pub(super) leg: Option<&'a mut Leg>,
+}
+
+impl<'a> End<'a> {
+    /// A socket without TLS.
+    pub(super) fn plain(socket: BorrowedFd<'a>) -> Self {
+        Self { socket, leg: None }
+    }
+
+    /// Receives what is there without waiting; 0 is the end.
+    pub(super) fn receive(&mut self, into: &mut [u8]) -> Result<usize, Failure> {
+        if let Some(leg) = &mut self.leg {
+            return match leg.receive(self.socket, into)? {
+                Received::Data(got) => Ok(got),
+                Received::End => Ok(0),
+            };
+        }
+        loop {
+            match rustix::net::recv(self.socket, &mut *into, RecvFlags::DONTWAIT) {
+                Err(Errno::INTR) => {}
+                Ok((got, _)) => return Ok(got),
+                Err(error) => return Err(Failure::Socket(error)),
+            }
+        }
+    }
+
+    /// Sends what the socket takes, without waiting and without SIGPIPE.
+    fn send(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
+        if let Some(leg) = &mut self.leg {
+            return leg.send(self.socket, bytes);
+        }
+        loop {
+            match rustix::net::send(self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => {}
+                other => return other.map_err(Failure::Socket),
+            }
+        }
+    }
 }
 
 /// One direction's sockets and what waits between them.
 pub(super) struct Pump<'a> {
-    pub(super) source: BorrowedFd<'a>,
-    pub(super) target: BorrowedFd<'a>,
+    pub(super) source: End<'a>,
+    pub(super) target: End<'a>,
     pub(super) spill: &'a mut Spill,
     /// Shared by all pairs; empty of meaning between calls.
     pub(super) buffer: &'a mut [u8],
@@ -71,7 +124,8 @@ impl Pump<'_> {
     /// Sends what waits, then reads and sends up to `most` bytes.
     ///
     /// `read` sees bytes as they are read, `sent` how many the target's TCP has accepted. A source that has been
-    /// read less than the buffer holds is taken to be empty: its next byte makes a new event.
+    /// read less than the buffer holds is taken to be empty: its next byte makes a new event. (One that speaks TLS gives
+    /// no more than is of one type of record, so it is read until it has nothing.)
     pub(super) fn run(&mut self, most: usize, mut read: impl FnMut(&[u8]), mut sent: impl FnMut(usize)) -> Stopped {
         let mut left = most;
         loop {
@@ -82,26 +136,26 @@ impl Pump<'_> {
                 return Stopped::Enough;
             }
             let room = left.min(self.buffer.len());
-            let got = match self.receive(room) {
+            let got = match self.source.receive(self.buffer.get_mut(..room).unwrap_or_default()) {
                 Ok(0) => return Stopped::End,
                 Ok(got) => got,
-                Err(Errno::AGAIN) => return Stopped::Idle,
+                Err(Failure::Socket(Errno::AGAIN)) => return Stopped::Idle,
                 Err(error) => return Stopped::SourceFailed(error),
             };
             left -= got;
             let bytes = self.buffer.get(..got).unwrap_or_default();
             read(bytes);
-            let accepted = match send(self.target, bytes) {
-                Ok(accepted) => accepted,
-                Err(Errno::AGAIN) => 0,
+            let accepted = self.target.send(bytes);
+            sent(*accepted.as_ref().unwrap_or(&0));
+            let rest = bytes.get(*accepted.as_ref().unwrap_or(&0)..).unwrap_or_default();
+            *self.spill = Spill::of(rest.to_vec());
+            match accepted {
+                Ok(accepted) if accepted < got => return Stopped::Blocked,
+                Err(Failure::Socket(Errno::AGAIN)) => return Stopped::Blocked,
                 Err(error) => return Stopped::TargetFailed(error),
-            };
-            sent(accepted);
-            if accepted < got {
-                *self.spill = Spill::of(bytes.get(accepted..).unwrap_or_default().to_vec());
-                return Stopped::Blocked;
+                Ok(_) => {}
             }
-            if got < room && !self.ending {
+            if got < room && !self.ending && self.source.leg.is_none() {
                 return Stopped::Idle;
             }
         }
@@ -110,37 +164,16 @@ impl Pump<'_> {
     /// Sends what waits.
     fn flush(&mut self, sent: &mut impl FnMut(usize)) -> Result<(), Stopped> {
         while !self.spill.is_empty() {
-            match send(self.target, self.spill.waiting()) {
+            match self.target.send(self.spill.waiting()) {
                 Ok(accepted) => {
                     self.spill.consume(accepted);
                     sent(accepted);
                 }
-                Err(Errno::AGAIN) => return Err(Stopped::Blocked),
+                Err(Failure::Socket(Errno::AGAIN)) => return Err(Stopped::Blocked),
                 Err(error) => return Err(Stopped::TargetFailed(error)),
             }
         }
         Ok(())
-    }
-
-    fn receive(&mut self, room: usize) -> Result<usize, Errno> {
-        let into = self.buffer.get_mut(..room).unwrap_or_default();
-        loop {
-            match rustix::net::recv(self.source, &mut *into, RecvFlags::DONTWAIT) {
-                Err(Errno::INTR) => {}
-                Ok((got, _)) => return Ok(got),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-/// Sends what the target takes, without waiting and without SIGPIPE.
-fn send(target: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
-    loop {
-        match rustix::net::send(target, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use rustix::fs::MemfdFlags;
 use super::carried::Carried;
 use super::pair::Pair;
 use super::relay::Relay;
-use crate::handoff::{EndReason, Engine, PairRow, Snapshot, WhyNot};
+use crate::handoff::{EndReason, Engine, PairRow, Snapshot};
 use crate::sys::clock::now_coarse_ns;
 
 /// Everything, at this moment.
@@ -24,12 +24,12 @@ pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64) -> Snapsh
         flips += live_flips(relay, slot);
         pairs.push(row);
     }
-    for (facts, counters) in carried.iter() {
+    for (facts, why_not, counters) in carried.iter() {
         note_close_codes(&mut close_codes, &counters);
         pairs.push(PairRow {
             facts: facts.clone(),
             engine: Engine::Copy,
-            why_not: Some(WhyNot::TlsInUserspace),
+            why_not: Some(why_not),
             counters,
             user_mode: [true; 2],
         });

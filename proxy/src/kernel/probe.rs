@@ -1,9 +1,8 @@
 //! Finds out, by trying, what this kernel and these privileges allow.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use rustix::net::sockopt;
 use rustix::thread::CapabilitySet;
@@ -49,26 +48,12 @@ pub fn capabilities() -> Vec<(&'static str, bool)> {
     .to_vec()
 }
 
-/// Whether a socket takes the TLS ULP.
-///
-/// # Errors
-/// Why not, in words.
-pub fn ktls() -> Result<(), String> {
-    let (left, _right) = pair().map_err(|error| format!("no loopback socket: {error}"))?;
-    socket::set_ulp(&left, c"tls").map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "the kernel has no TLS module (CONFIG_TLS)".into(),
-        _ => format!("TCP_ULP: {error}"),
-    })
-}
-
-/// How long the trial waits for bytes that the kernel should deliver at once.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// More than one segment, less than a fresh socket's buffers.
 const LATER: usize = 48 * 1024;
 
 /// Lets slot 0 carry bytes both ways, among them a segment that has been read in part before.
 fn trial(kernel: &mut Kernel) -> Result<(), String> {
-    let sockets = || -> io::Result<_> { Ok((pair()?, pair()?)) };
+    let sockets = || -> io::Result<_> { Ok((socket::loopback_pair()?, socket::loopback_pair()?)) };
     let ((mut client, mut left), (right, mut backend)) =
         sockets().map_err(|error| format!("no loopback sockets for a trial pair: {error}"))?;
     let cookies = [&left, &right].map(|socket| sockopt::socket_cookie(socket).unwrap_or(0));
@@ -96,19 +81,6 @@ fn exchange(from: &mut TcpStream, bytes: &[u8], to: &mut TcpStream, expected: &[
     let mut got = vec![0; expected.len()];
     to.read_exact(&mut got)?;
     if got == expected { Ok(()) } else { Err(io::Error::other("other bytes arrived than were sent")) }
-}
-
-/// Two ends of one loopback connection.
-fn pair() -> io::Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let near = TcpStream::connect(listener.local_addr()?)?;
-    let (far, _) = listener.accept()?;
-    for end in [&near, &far] {
-        end.set_nodelay(true)?;
-        end.set_read_timeout(Some(PATIENCE))?;
-        end.set_write_timeout(Some(PATIENCE))?;
-    }
-    Ok((near, far))
 }
 
 #[cfg(test)]

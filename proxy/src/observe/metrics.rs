@@ -33,8 +33,8 @@ pub(super) fn render(snapshot: &Snapshot, handshakes: Handshakes) -> Result<Stri
 #[derive(Debug)]
 struct Page {
     /// By [`Engine::ALL`].
-    live: [u64; 2],
-    by_engine: [PairCounters; 2],
+    live: [u64; Engine::ALL.len()],
+    by_engine: [PairCounters; Engine::ALL.len()],
     totals: PairCounters,
     ends: Vec<(String, u64)>,
     close_codes: Vec<(u32, u32, u64)>,
@@ -45,7 +45,7 @@ struct Page {
 
 impl Page {
     fn new(snapshot: &Snapshot, handshakes: Handshakes) -> Self {
-        let (mut live, mut by_engine) = ([0; 2], snapshot.ended);
+        let (mut live, mut by_engine) = ([0; Engine::ALL.len()], snapshot.ended);
         for row in &snapshot.pairs {
             let place = Engine::ALL.iter().position(|engine| *engine == row.engine).unwrap_or_default();
             live[place] += 1;

@@ -1,6 +1,7 @@
 //! The only room with `unsafe`: each block says the fact that makes it sound.
 
 pub mod clock;
+pub mod ktls;
 pub mod mapped;
 pub mod memory;
 pub mod privileges;

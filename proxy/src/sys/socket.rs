@@ -2,10 +2,12 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::sockopt;
 
 /// Bytes that the peer of this TCP socket has acknowledged since the connection began (`tcpi_bytes_acked`).
@@ -72,6 +74,14 @@ pub fn accepted(socket: BorrowedFd<'_>) -> io::Result<Accepted> {
     let queued = unacknowledged(socket)?;
     let after = bytes_acked(socket)?;
     Ok(Accepted { bytes: before + u64::from(queued), exact: before == after })
+}
+
+/// As [`accepted`], asked until the number is exact; `None` while acknowledgements keep coming in.
+#[must_use]
+pub fn accepted_exactly(socket: BorrowedFd<'_>) -> Option<u64> {
+    /// Each try takes microseconds.
+    const TRIES: usize = 16;
+    (0..TRIES).find_map(|_| accepted(socket).ok().filter(|accepted| accepted.exact)).map(|accepted| accepted.bytes)
 }
 
 /// See [`accepted`].
@@ -145,6 +155,38 @@ pub fn set_ulp(socket: impl AsFd, name: &std::ffi::CStr) -> io::Result<()> {
         )
     };
     check(result)
+}
+
+/// How long a trial waits for bytes that the kernel should deliver at once.
+pub const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Two ends of one loopback connection, to try something on. Reads and writes give up after [`TRIAL_PATIENCE`].
+///
+/// # Errors
+/// There is no loopback interface, or no free port or descriptor.
+pub fn loopback_pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (far, _) = listener.accept()?;
+    for end in [&near, &far] {
+        end.set_nodelay(true)?;
+        end.set_read_timeout(Some(TRIAL_PATIENCE))?;
+        end.set_write_timeout(Some(TRIAL_PATIENCE))?;
+    }
+    Ok((near, far))
+}
+
+/// Waits until there is something to read.
+///
+/// # Errors
+/// Nothing came in time.
+pub fn wait_readable(socket: impl AsFd, patience: Duration) -> io::Result<()> {
+    let mut polled = [PollFd::new(&socket, PollFlags::IN)];
+    let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+    match rustix::event::poll(&mut polled, Some(&patience))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

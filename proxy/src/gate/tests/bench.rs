@@ -73,6 +73,7 @@ impl Setup {
             config: config.clone(),
             engine: Engine::Sockmap,
             why_not: None,
+            ktls: Default::default(),
             capacity: self.capacity,
             live: self.live,
         };

@@ -88,7 +88,7 @@ async fn pair(from_client: &[u8], from_backend: &[u8], more: &str) -> Pair {
     let answer = read_head(&mut client).await;
     assert!(answer.contains("proxy-websocket-status: upgraded; relay=copy; conn=\""), "{answer}");
     let (message, fds) = bench.next().await;
-    let ToKeeper::CarriedOpen { slot, facts } = message else { panic!("{message:?}") };
+    let ToKeeper::CarriedOpen { slot, facts, .. } = message else { panic!("{message:?}") };
     assert!(fds.is_empty());
     Pair { bench, client, backend, slot, facts }
 }

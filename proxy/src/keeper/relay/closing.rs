@@ -27,6 +27,15 @@ const POLL: Duration = Duration::from_millis(5);
 impl Relay {
     /// The socket that `side` comes from has failed. What it had sent before is still delivered.
     pub(super) fn fail(&mut self, slot: u32, side: Direction) {
+        let reason = match side {
+            Direction::ClientToBackend => EndReason::ClientFailed,
+            Direction::BackendToClient => EndReason::BackendFailed,
+        };
+        self.fail_as(slot, side, reason);
+    }
+
+    /// As [`Relay::fail`], for this reason.
+    pub(super) fn fail_as(&mut self, slot: u32, side: Direction, reason: EndReason) {
         let Some(pair) = self.table.get_mut(slot) else { return };
         match pair.closing {
             // Told again of the same failure, by the read that found its queue empty.
@@ -34,10 +43,7 @@ impl Relay {
             Some(_) => return self.finish(slot),
             None => {}
         }
-        pair.reason = match side {
-            Direction::ClientToBackend => EndReason::ClientFailed,
-            Direction::BackendToClient => EndReason::BackendFailed,
-        };
+        pair.reason = reason;
         let now = Instant::now();
         pair.closing = Some(Closing::Reset { delivers: side, deadline: now + RESET_LINGER });
         pair.flow_mut(side).ending = true;
@@ -114,8 +120,10 @@ impl Relay {
         {
             kernel.remove(slot, pair.cookies);
         }
-        if matches!(pair.closing, Some(Closing::Reset { .. })) {
-            for side in Direction::ALL {
+        if let Some(Closing::Reset { delivers, .. }) = pair.closing {
+            // The side that broke the protocol has been sent an alert, which an RST would overtake.
+            let told = (pair.reason == EndReason::TlsProtocol).then_some(delivers);
+            for side in Direction::ALL.into_iter().filter(|side| Some(*side) != told) {
                 // A close with this setting sends an RST.
                 let _ = sockopt::set_socket_linger(pair.source(side), Some(Duration::ZERO));
             }

@@ -1,10 +1,11 @@
-//! The `copy` engine: userspace reads and writes, and counts with the same scanner as the kernel program.
+//! The `copy` and the `ktls` engine: userspace reads and writes, and counts with the same scanner as the kernel program.
 
 use proxy_common::layout::{Direction, index};
 
 use super::super::pair::ends;
 use super::super::pump::{Pump, Stopped};
 use super::{Relay, TURN};
+use crate::ktls::{Failure, Why};
 use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::Slot;
 
@@ -16,7 +17,9 @@ impl Relay {
             self.end_copy(slot, direction);
             return;
         }
+        let parting = flow.parting && !flow.ended;
         match self.pump_copy(slot, direction) {
+            Some(Stopped::Enough) if parting => self.part(slot, direction),
             Some(Stopped::Idle) => {
                 self.promote_when_idle(slot);
             }
@@ -27,13 +30,14 @@ impl Relay {
                 }
                 self.end_copy(slot, direction);
             }
-            Some(Stopped::SourceFailed(_)) => {
+            Some(Stopped::SourceFailed(failure)) => {
                 if let Some(pair) = self.table.get_mut(slot) {
-                    pair.flow_mut(direction).ended = true;
+                    // With worn keys the pair parts, which has its own way to the end.
+                    pair.flow_mut(direction).ended = !matches!(failure, Failure::Tls(Why::KeyUpdate | Why::KeyLimit));
                 }
-                self.fail(slot, direction);
+                self.fail_for(slot, direction, failure);
             }
-            Some(Stopped::TargetFailed(_)) => self.fail(slot, direction.reverse()),
+            Some(Stopped::TargetFailed(failure)) => self.fail_for(slot, direction.reverse(), failure),
             Some(Stopped::Blocked) | None => {}
         }
     }
@@ -49,9 +53,10 @@ impl Relay {
     fn pump_copy(&mut self, slot: u32, direction: Direction) -> Option<Stopped> {
         let counters = self.kernel.as_ref().map(|kernel| &kernel.counters).or(self.own_counters.as_ref());
         let pair = self.table.get_mut(slot)?;
-        let (source, target) = ends(&pair.sockets, direction);
+        let (source, target) = ends(&pair.sockets, &mut pair.legs, direction);
         let flow = &mut pair.flows[direction as usize];
         let (mut scanners, ended) = (pair.scanners.as_mut(), flow.ended);
+        let no_more = ended || flow.parting;
         let mut pump = Pump { source, target, spill: &mut flow.spill, buffer: &mut self.buffer, ending: flow.ending };
         let mut cell = Slot::new(index(slot, direction));
         let read = |bytes: &[u8]| {
@@ -63,7 +68,7 @@ impl Relay {
             }
         };
         // A source that has ended, or was made to, is not read again; what waits is still delivered.
-        let stopped = pump.run(if ended { 0 } else { TURN }, read, |_| {});
+        let stopped = pump.run(if no_more { 0 } else { TURN }, read, |_| {});
         flow.idle = stopped == Stopped::Idle;
         Some(if ended && stopped == Stopped::Enough { Stopped::End } else { stopped })
     }

@@ -1,10 +1,12 @@
 //! The relay: every pair that the keeper holds, whatever carries it.
 //!
 //! A pair begins in the [`copy`] engine, which delivers what was read ahead during the handshakes. Once nothing is
-//! under way in either direction it enters the [`sockmap`] engine, if there is one.
+//! under way in either direction it enters the [`sockmap`] engine, if there is one. A pair with TLS keys in the kernel
+//! on either side stays: its sockets can never enter a sockmap. Its engine is called `ktls`.
 
 mod closing;
 mod copy;
+mod parting;
 mod patrol;
 mod sockmap;
 #[cfg(test)]
@@ -20,7 +22,7 @@ use proxy_common::scan::Scanner;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
 
-use super::pair::{Closing, Flow, Pair};
+use super::pair::{Closing, Flow, Pair, ends};
 use super::pump::Spill;
 use super::reactor::{Reactor, Source};
 use super::table::Table;
@@ -28,6 +30,7 @@ use super::timers::{Reason, Timer, Timers};
 use crate::config::Config;
 use crate::handoff::{EndReason, Engine, NewPair, WhyNot};
 use crate::kernel::Kernel;
+use crate::ktls::Progress;
 use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::{MappedArray, Slot};
 use crate::sys::socket;
@@ -68,7 +71,7 @@ struct Limits {
 #[derive(Default)]
 pub(super) struct Ended {
     /// By engine, in the order of [`Engine::ALL`].
-    pub(super) counters: [PairCounters; 2],
+    pub(super) counters: [PairCounters; Engine::ALL.len()],
     /// By reason, in the order of [`EndReason::ALL`].
     pub(super) reasons: [u64; EndReason::ALL.len()],
     /// By direction and close code.
@@ -85,7 +88,8 @@ impl Ended {
         if let Some(count) = self.reasons.get_mut(reason as usize) {
             *count += 1;
         }
-        let totals = &mut self.counters[usize::from(engine == Engine::Copy)].dirs;
+        let place = Engine::ALL.iter().position(|known| *known == engine).unwrap_or_default();
+        let totals = &mut self.counters[place].dirs;
         for ((total, mine), direction) in totals.iter_mut().zip(counted).zip(Direction::ALL) {
             total.add(mine);
             if mine.close_code != 0 {
@@ -155,16 +159,19 @@ impl Relay {
             scanner.feed(&bytes, counters);
             flow.spill = Spill::of(bytes);
         }
+        let legs = new.tls.map(|leg| leg.map(Box::new));
+        let tls = legs.iter().any(Option::is_some);
         let pair = Pair {
             facts: new.facts,
             sockets,
+            legs,
             cookies,
             flows,
             scanners: Some(scanners),
             generation,
-            engine: Engine::Copy,
-            why_not: self.why_not,
-            promote: self.kernel.is_some(),
+            engine: if tls { Engine::Ktls } else { Engine::Copy },
+            why_not: self.why_not.filter(|_| !tls),
+            promote: self.kernel.is_some() && !tls,
             closing: None,
             reason: EndReason::Finished,
             opened: now,
@@ -226,7 +233,7 @@ impl Relay {
     pub(super) fn drive(&mut self, slot: u32, direction: Direction) {
         let Some(pair) = self.table.get(slot) else { return };
         match pair.engine {
-            Engine::Copy => self.drive_copy(slot, direction),
+            Engine::Copy | Engine::Ktls => self.drive_copy(slot, direction),
             Engine::Sockmap => self.drive_sockmap(slot, direction),
         }
     }
@@ -237,6 +244,15 @@ impl Relay {
         // A side that is to get an RST gets no FIN before it.
         if pair.flow(direction).shut || matches!(pair.closing, Some(Closing::Reset { .. })) {
             return;
+        }
+        let (_, target) = ends(&pair.sockets, &mut pair.legs, direction);
+        if let Some(leg) = target.leg {
+            match leg.finish(target.socket) {
+                Ok(Progress::Full) => return,
+                Ok(Progress::Draining) => return self.poll_drain(slot, direction),
+                // A target that fails has its own event.
+                Ok(Progress::Done) | Err(_) => {}
+            }
         }
         pair.flow_mut(direction).shut = true;
         // It fails if the target is gone already, which its own event tells.

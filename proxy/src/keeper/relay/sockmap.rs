@@ -2,6 +2,7 @@
 //!
 //! The rules are `proxy_common::flow`'s; this is userspace's half of them.
 
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,7 @@ use proxy_common::flow;
 use proxy_common::layout::{Direction, FLAG_BROKEN, UserState, VerdictState, index};
 use proxy_common::scan::Scanner;
 
-use super::super::pair::ends;
-use super::super::pump::{Peeked, Pump, Stopped, peek};
+use super::super::pump::{End, Peeked, Pump, Stopped, peek};
 use super::super::timers::Reason;
 use super::{Relay, TURN};
 use crate::handoff::{EndReason, Engine, WhyNot};
@@ -20,9 +20,6 @@ use crate::sys::socket;
 
 /// `UserState::forwarded` as a word of the map.
 const FORWARDED: usize = 0;
-
-/// How often to ask for an exact count of accepted bytes while acknowledgements come in; each try takes microseconds.
-const EXACT_TRIES: usize = 16;
 
 /// How long to wait before looking again whether a target has accepted everything: the kernel worker needs
 /// microseconds, a target that does not read needs for ever, so the wait doubles.
@@ -55,7 +52,7 @@ impl Relay {
     pub(super) fn promote(&mut self, slot: u32) {
         let (Some(kernel), Some(pair)) = (&mut self.kernel, self.table.get_mut(slot)) else { return };
         pair.promote = false;
-        let base = Direction::ALL.map(|direction| exact(|| socket::accepted(pair.target(direction))));
+        let base = Direction::ALL.map(|direction| socket::accepted_exactly(pair.target(direction)));
         let [Some(to_backend), Some(to_client)] = base else {
             // Acknowledgements keep coming in: the pair is busy, and gets its chance when it is idle again.
             pair.promote = true;
@@ -126,7 +123,8 @@ impl Relay {
     fn forward(&mut self, slot: u32, direction: Direction) -> Option<Next> {
         let (kernel, pair) = (self.kernel.as_mut()?, self.table.get_mut(slot)?);
         let at = index(slot, direction);
-        let (source, target) = ends(&pair.sockets, direction);
+        let (source, target) =
+            (pair.sockets[direction as usize].as_fd(), pair.sockets[direction.reverse() as usize].as_fd());
         let flow = &mut pair.flows[direction as usize];
         let mut turn = TURN;
         loop {
@@ -177,8 +175,13 @@ impl Relay {
             let fresh = usize::try_from(known).unwrap_or(usize::MAX).saturating_sub(flow.spill.len());
             let most = fresh.min(turn);
             turn -= most;
-            let mut pump =
-                Pump { source, target, spill: &mut flow.spill, buffer: &mut self.buffer, ending: flow.ending };
+            let mut pump = Pump {
+                source: End::plain(source),
+                target: End::plain(target),
+                spill: &mut flow.spill,
+                buffer: &mut self.buffer,
+                ending: flow.ending,
+            };
             match pump.run(most, |_| {}, |bytes| add_forwarded(kernel, at, bytes)) {
                 Stopped::Enough => {}
                 Stopped::Idle => return Some(Next::Read),
@@ -193,7 +196,7 @@ impl Relay {
         }
     }
 
-    fn poll_drain(&mut self, slot: u32, direction: Direction) {
+    pub(super) fn poll_drain(&mut self, slot: u32, direction: Direction) {
         let Some(pair) = self.table.get_mut(slot) else { return };
         let flow = pair.flow_mut(direction);
         if flow.drain_timer {
@@ -232,6 +235,9 @@ impl Relay {
         if !flow.spill.is_empty() {
             return false;
         }
+        if let Some(leg) = &pair.legs[direction.reverse() as usize] {
+            return leg.settled(pair.target(direction)).unwrap_or(true);
+        }
         let (Engine::Sockmap, Some(kernel)) = (pair.engine, &self.kernel) else { return true };
         let at = index(slot, direction);
         let (state, user): (VerdictState, UserState) = (kernel.verdicts.read(at), kernel.users.read(at));
@@ -243,9 +249,4 @@ impl Relay {
 
 fn add_forwarded(kernel: &Kernel, at: u32, bytes: usize) {
     kernel.users.atomic(at, FORWARDED).fetch_add(bytes as u64, Ordering::SeqCst);
-}
-
-/// Asks until the answer is exact.
-fn exact(mut ask: impl FnMut() -> std::io::Result<socket::Accepted>) -> Option<u64> {
-    (0..EXACT_TRIES).find_map(|_| ask().ok().filter(|accepted| accepted.exact)).map(|accepted| accepted.bytes)
 }

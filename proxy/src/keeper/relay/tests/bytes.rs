@@ -49,16 +49,17 @@ fn a_segment_read_in_part_before_goes_on_where_reading_stopped() {
 #[test]
 fn random_streams_in_both_directions_with_stalls_on_both_sides() {
     over_every_engine(|rig| {
+        let size = rig.amount(24 * MIB);
         for round in 0..4 {
             let ends = rig.open();
             rig.settled();
             let (forth, back) = (10 + round, 20 + round);
-            let clone = |stream: &std::net::TcpStream| stream.try_clone().unwrap();
+            let clone = |stream: &super::far::Far| stream.try_clone().unwrap();
             let threads = [
-                write_pattern(clone(&ends.client), forth, 24 * MIB, true),
-                read_pattern(clone(&ends.backend), forth, 24 * MIB, true, false),
-                write_pattern(clone(&ends.backend), back, 24 * MIB, true),
-                read_pattern(clone(&ends.client), back, 24 * MIB, true, false),
+                write_pattern(clone(&ends.client), forth, size, true),
+                read_pattern(clone(&ends.backend), forth, size, true, false),
+                write_pattern(clone(&ends.backend), back, size, true),
+                read_pattern(clone(&ends.client), back, size, true, false),
             ];
             for thread in threads {
                 rig.join("a stream has passed", thread);

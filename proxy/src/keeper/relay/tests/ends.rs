@@ -1,26 +1,22 @@
 //! FIN, half-close, reset, and what is in flight meanwhile: each side sees what it would without a proxy.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::Duration;
 
+use super::far::Far;
 use super::rig::{Ends, Rig, over_every_engine, read_pattern, write_pattern};
 use crate::config::Config;
 use crate::handoff::EndReason;
 
 const MIB: u64 = 1024 * 1024;
 
-fn reset(stream: TcpStream) {
-    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(stream);
-}
-
-fn sees_end(rig: &mut Rig, mut stream: TcpStream) {
+fn sees_end(rig: &mut Rig, mut stream: Far) {
     let reader = std::thread::spawn(move || stream.read(&mut [0; 1]).unwrap());
     assert_eq!(rig.join("an end is seen", reader), 0);
 }
 
-fn sees_reset(rig: &mut Rig, mut stream: TcpStream) {
+fn sees_reset(rig: &mut Rig, mut stream: Far) {
     let reader = std::thread::spawn(move || {
         loop {
             match stream.read(&mut [0; 4096]) {
@@ -120,14 +116,14 @@ fn a_reset_of_either_side_resets_the_other() {
     over_every_engine(|rig| {
         let Ends { client, backend } = rig.open();
         rig.settled();
-        reset(client);
+        client.reset();
         sees_reset(rig, backend);
         rig.until("the pair has ended", |rig| rig.live() == 0);
         assert_eq!(count(rig, EndReason::ClientFailed), 1);
 
         let Ends { client, backend } = rig.open();
         rig.settled();
-        reset(backend);
+        backend.reset();
         sees_reset(rig, client);
         rig.until("the pair has ended", |rig| rig.live() == 0);
         assert_eq!(count(rig, EndReason::BackendFailed), 1);
@@ -145,7 +141,7 @@ fn what_was_sent_before_a_reset_arrives_before_it() {
         rig.until("it has been received", |rig| {
             rig.counters(0, proxy_common::layout::Direction::ClientToBackend).bytes == 100_000
         });
-        reset(client);
+        client.reset();
         let reader = std::thread::spawn(move || {
             let (mut got, mut buffer) = (0, [0; 4096]);
             loop {
@@ -177,7 +173,7 @@ fn slots_are_used_again_and_begin_at_zero() {
             let counted = rig.counters(slot, proxy_common::layout::Direction::ClientToBackend);
             assert_eq!((counted.bytes, counted.frames[2]), (3, 1), "in round {round}");
             if round % 2 == 0 {
-                reset(client);
+                client.reset();
             } else {
                 drop(client);
             }
@@ -200,7 +196,7 @@ fn the_idle_and_the_lifetime_limit_end_a_pair_with_fins() {
     for (text, reason) in
         [("idle_timeout = \"100ms\"", EndReason::Idle), ("max_lifetime = \"100ms\"", EndReason::Lifetime)]
     {
-        let mut rig = Rig::new(&config(text), None);
+        let mut rig = Rig::new(&config(text), None, None);
         let Ends { client, backend } = rig.open();
         sees_end(&mut rig, client.try_clone().unwrap());
         sees_end(&mut rig, backend.try_clone().unwrap());
@@ -219,7 +215,7 @@ fn a_reset_behind_bytes_that_the_other_side_is_slow_to_take_cuts_off_none() {
         let full = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let taken =
             rig.join("the writer is stopped", super::rig::flood(client.try_clone().unwrap(), 32, 64 * MIB, &full));
-        reset(client);
+        client.reset();
         rig.until("the reset has been noticed", |rig| rig.relay.table.iter().all(|(_, pair)| pair.closing.is_some()));
         let reader = std::thread::spawn(move || {
             let (mut got, mut buffer) = (0, vec![0; 1 << 16]);

@@ -3,4 +3,5 @@
 
 mod bytes;
 mod ends;
+mod far;
 mod rig;

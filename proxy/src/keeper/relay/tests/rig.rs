@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -10,25 +10,29 @@ use std::time::{Duration, Instant};
 
 use proxy_common::layout::{DirCounters, Direction, index};
 
+use super::far::Far;
 use crate::config::{Config, EngineChoice};
 use crate::handoff::{ConnId, Engine, Facts, NewPair, WhyNot};
 use crate::keeper::reactor::{Reactor, Source};
 use crate::keeper::relay::Relay;
 use crate::kernel::{Kernel, probe};
+use crate::ktls::{Ability, Cipher, Leg, Ready, Role, Suite, Version, made_up};
 
 /// Nothing here takes this long: whatever does is stuck.
-const STUCK: Duration = Duration::from_secs(60);
+pub(super) const STUCK: Duration = Duration::from_secs(60);
 
 /// A relay and its clock.
 pub(super) struct Rig {
     pub(super) relay: Relay,
     next: u64,
+    /// The suite, and whether the client's and the backend's side speak TLS.
+    tls: Option<(Suite, [bool; 2])>,
 }
 
 /// The far ends of one pair.
 pub(super) struct Ends {
-    pub(super) client: TcpStream,
-    pub(super) backend: TcpStream,
+    pub(super) client: Far,
+    pub(super) backend: Far,
 }
 
 /// Runs a test over every engine that this machine has; one that it lacks is reported as skipped.
@@ -38,18 +42,37 @@ pub(super) fn over_every_engine(test: impl Fn(&mut Rig)) {
 
 /// As [`over_every_engine`], with this configuration.
 pub(super) fn with_every_engine(config: &Config, test: impl Fn(&mut Rig)) {
-    test(&mut Rig::new(config, None));
+    test(&mut Rig::new(config, None, None));
     match kernel() {
-        Ok(kernel) => test(&mut Rig::new(config, Some(kernel))),
-        Err(why) => skip(&why),
+        Ok(kernel) => test(&mut Rig::new(config, Some(kernel), None)),
+        Err(why) => skip("sockmap", &why),
+    }
+    over_ktls(config, Some(SUITE), test);
+}
+
+/// Runs a test over every pairing with TLS, with this suite or all that this kernel has.
+pub(super) fn over_ktls(config: &Config, suite: Option<Suite>, test: impl Fn(&mut Rig)) {
+    let ability = Ability::find();
+    if let Some(why) = ability.why_none() {
+        return skip("ktls", why);
+    }
+    for suite in Suite::all().filter(|known| suite.is_none_or(|suite| suite == *known)) {
+        assert!(ability.can(suite), "{suite:?}: {ability:?}");
+        for sides in [[true, false], [false, true], [true, true]] {
+            eprintln!("with TLS: {suite:?}, client and backend: {sides:?}");
+            test(&mut Rig::new(config, None, Some((suite, sides))));
+        }
     }
 }
+
+/// What most clients speak.
+pub(super) const SUITE: Suite = Suite { version: Version::Tls13, cipher: Cipher::Aes128Gcm };
 
 /// Runs a test over the kernel's engine only.
 pub(super) fn over_the_kernel(test: impl Fn(&mut Rig)) {
     match kernel() {
-        Ok(kernel) => test(&mut Rig::new(&Config::default(), Some(kernel))),
-        Err(why) => skip(&why),
+        Ok(kernel) => test(&mut Rig::new(&Config::default(), Some(kernel), None)),
+        Err(why) => skip("sockmap", &why),
     }
 }
 
@@ -66,28 +89,33 @@ fn kernel() -> Result<Kernel, String> {
 }
 
 /// Reports a skip to the test runner, which takes this file's lines off what passed.
-fn skip(why: &str) {
+fn skip(engine: &str, why: &str) {
     static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
     let _guard = LOCK.get_or_init(Default::default).lock();
     let name = std::thread::current().name().unwrap_or("a relay test").to_owned();
-    eprintln!("SKIPPED {name}: sockmap: {why}");
+    eprintln!("SKIPPED {name}: {engine}: {why}");
     if let Some(file) = std::env::var_os("SLUICE_SKIPS") {
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
-        writeln!(file, "{name}: no sockmap here: {why}").unwrap();
+        writeln!(file, "{name}: no {engine} here: {why}").unwrap();
     }
 }
 
 impl Rig {
-    pub(super) fn new(config: &Config, kernel: Option<Kernel>) -> Self {
+    pub(super) fn new(config: &Config, kernel: Option<Kernel>, tls: Option<(Suite, [bool; 2])>) -> Self {
         let reactor = Reactor::new().unwrap();
         if let Some(kernel) = &kernel {
             reactor.add(kernel.events_fd(), Source::Events, rustix::event::epoll::EventFlags::IN).unwrap();
         }
-        Self { relay: Relay::new(config, 16, kernel, None, reactor).unwrap(), next: 0 }
+        Self { relay: Relay::new(config, 16, kernel, None, reactor).unwrap(), next: 0, tls }
     }
 
     pub(super) fn engine(&self) -> Engine {
-        self.relay.engine()
+        if self.tls.is_some() { Engine::Ktls } else { self.relay.engine() }
+    }
+
+    /// So much, or less where every byte is encrypted four times, perhaps by an emulated machine.
+    pub(super) fn amount(&self, bytes: u64) -> u64 {
+        if self.tls.is_some() { bytes / 8 } else { bytes }
     }
 
     /// Opens a pair that has nothing left over.
@@ -103,7 +131,9 @@ impl Rig {
         before: impl FnOnce(&mut Ends, [&mut TcpStream; 2]),
     ) -> Ends {
         let ((client, mut near), (backend, mut far)) = (connected(), connected());
-        let mut ends = Ends { client, backend };
+        let (client_leg, near_leg) = self.arm(0, &client, &near);
+        let (backend_leg, far_leg) = self.arm(1, &backend, &far);
+        let mut ends = Ends { client: Far::new(client, client_leg), backend: Far::new(backend, backend_leg) };
         before(&mut ends, [&mut near, &mut far]);
         self.next += 1;
         let pair = NewPair {
@@ -118,9 +148,23 @@ impl Rig {
             },
             to_backend: to_backend.to_vec(),
             to_client: to_client.to_vec(),
+            tls: [near_leg, far_leg],
         };
         self.relay.open(pair, [OwnedFd::from(near), OwnedFd::from(far)], Instant::now());
         ends
+    }
+
+    /// Gives both ends of a connection their TLS keys, if this side is to speak TLS.
+    fn arm(&self, side: usize, far: &TcpStream, near: &TcpStream) -> (Option<Leg>, Option<Leg>) {
+        let Some((suite, _)) = self.tls.filter(|(_, sides)| sides[side]) else { return (None, None) };
+        let roles = if side == 0 { [Role::Client, Role::Server] } else { [Role::Server, Role::Client] };
+        let ready = [far, near].map(|end| Ready::make(end.as_fd()).unwrap());
+        let limit = Config::default().relay.tls_key_records;
+        let mut legs = [far, near].into_iter().zip(ready).zip(roles).map(|((end, ready), role)| {
+            let rekey = Ability::find().rekey;
+            ready.arm(end.as_fd(), made_up(suite, role), rekey, limit).unwrap()
+        });
+        (legs.next(), legs.next())
     }
 
     /// Lets the relay work until `done` says so.
@@ -222,7 +266,7 @@ impl Dice {
 }
 
 /// Writes `total` bytes of a pattern in random pieces with random stalls.
-pub(super) fn write_pattern(mut to: TcpStream, seed: u64, total: u64, stalls: bool) -> JoinHandle<()> {
+pub(super) fn write_pattern(mut to: Far, seed: u64, total: u64, stalls: bool) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut dice = Dice::new(seed);
         let mut at = 0;
@@ -243,7 +287,7 @@ pub(super) fn write_pattern(mut to: TcpStream, seed: u64, total: u64, stalls: bo
 }
 
 /// Reads `total` bytes and checks each; then, if asked, the end.
-pub(super) fn read_pattern(mut from: TcpStream, seed: u64, total: u64, stalls: bool, end: bool) -> JoinHandle<()> {
+pub(super) fn read_pattern(mut from: Far, seed: u64, total: u64, stalls: bool, end: bool) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut dice = Dice::new(seed ^ 0x5555);
         let mut at = 0;
@@ -267,10 +311,10 @@ pub(super) fn read_pattern(mut from: TcpStream, seed: u64, total: u64, stalls: b
 }
 
 /// Writes until nothing goes on for a while; returns how much was taken. Sets `full` then.
-pub(super) fn flood(mut to: TcpStream, seed: u64, most: u64, full: &Arc<AtomicBool>) -> JoinHandle<u64> {
+pub(super) fn flood(mut to: Far, seed: u64, most: u64, full: &Arc<AtomicBool>) -> JoinHandle<u64> {
     let full = Arc::clone(full);
     std::thread::spawn(move || {
-        to.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        to.set_write_timeout(Duration::from_secs(2));
         let mut at = 0;
         while at < most {
             let bytes = patterned(seed, at, (at + 65_536).min(most));

@@ -1,0 +1,125 @@
+//! How Sluice ends a pair of its own accord while both sides are well: a Close frame to each side, at a boundary between
+//! two frames, and then an orderly end.
+
+use std::time::{Duration, Instant};
+
+use proxy_common::layout::{Direction, index};
+
+use super::super::pair::{Closing, ends};
+use super::Relay;
+use crate::handoff::EndReason;
+use crate::ktls::{Failure, Why};
+use crate::sys::clock::now_coarse_ns;
+use crate::sys::mapped::Slot;
+
+/// How long the frames under way, and then both sides' last bytes, may take.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// RFC 6455 §7.4.1, registered by IANA: "Service Restart". The client may connect again.
+const SERVICE_RESTART: u16 = 1012;
+
+impl Relay {
+    /// A side can no longer be read, or written to.
+    pub(super) fn fail_for(&mut self, slot: u32, side: Direction, failure: Failure) {
+        let reason = match failure {
+            Failure::Socket(_) => return self.fail(slot, side),
+            Failure::Tls(Why::KeyUpdate) => return self.part_all(slot, EndReason::TlsKeyUpdate),
+            Failure::Tls(Why::KeyLimit) => return self.part_all(slot, EndReason::TlsKeyLimit),
+            Failure::Tls(Why::Alert(_)) => EndReason::TlsAlert,
+            Failure::Tls(Why::Protocol(_)) => EndReason::TlsProtocol,
+        };
+        if let Some(pair) = self.table.get(slot) {
+            tracing::debug!(conn = %pair.facts.id, side = side.label(), ?failure, "a TLS connection cannot go on");
+        }
+        self.fail_as(slot, side, reason);
+    }
+
+    /// Both sides get a Close frame as soon as they stand between two frames.
+    fn part_all(&mut self, slot: u32, reason: EndReason) {
+        let now = Instant::now();
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        if pair.closing.is_none() {
+            pair.reason = reason;
+            pair.closing = Some(Closing::Farewell { deadline: now + LINGER });
+        }
+        for leg in pair.legs.iter_mut().flatten() {
+            leg.allow_last_words();
+        }
+        for flow in &mut pair.flows {
+            // A direction whose source has ended has no more to say.
+            flow.parting = !flow.ended;
+        }
+        for direction in Direction::ALL {
+            self.part(slot, direction);
+        }
+        self.on_closing_timer(slot, now);
+    }
+
+    /// Goes on to the end of the present frame, and puts a Close frame behind it.
+    pub(super) fn part(&mut self, slot: u32, direction: Direction) {
+        let counters = self.kernel.as_ref().map(|kernel| &kernel.counters).or(self.own_counters.as_ref());
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        let (mut source, _) = ends(&pair.sockets, &mut pair.legs, direction);
+        let flow = &mut pair.flows[direction as usize];
+        let (Some(scanners), Some(counters)) = (&mut pair.scanners, counters) else { return };
+        let scanner = &mut scanners[direction as usize];
+        let mut cell = Slot::new(index(slot, direction));
+        if !scanner.at_boundary() && !flow.ended && flow.spill.is_empty() {
+            match source.receive(&mut self.buffer) {
+                Ok(got) if got > 0 => {
+                    let bytes = self.buffer.get(..got).unwrap_or_default();
+                    counters.update(&mut cell, |mine| {
+                        let used = scanner.feed_frame(bytes, mine);
+                        mine.last_activity_ns = now_coarse_ns();
+                        flow.spill.push(bytes.get(..used).unwrap_or_default());
+                    });
+                }
+                Err(Failure::Socket(rustix::io::Errno::AGAIN)) => return,
+                // Its end, or its failure: the frame stays what it is.
+                Ok(_) | Err(_) => flow.ended = true,
+            }
+        }
+        if scanner.at_boundary() && !flow.ended {
+            flow.ended = true;
+            let close = close_frame(SERVICE_RESTART, direction);
+            counters.update(&mut cell, |mine| scanner.feed(&close, mine));
+            flow.spill.push(&close);
+        }
+        if flow.ended {
+            self.drive(slot, direction);
+        } else {
+            self.again.push_back((slot, direction));
+        }
+    }
+}
+
+/// A Close frame (RFC 6455 §5.5.1), masked as a client's must be where it goes to a backend (§5.3).
+fn close_frame(code: u16, direction: Direction) -> Vec<u8> {
+    let [high, low] = code.to_be_bytes();
+    match direction {
+        Direction::BackendToClient => vec![0x88, 2, high, low],
+        Direction::ClientToBackend => {
+            let key: [u8; 4] = rand::random();
+            vec![0x88, 0x82, key[0], key[1], key[2], key[3], high ^ key[0], low ^ key[1]]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_common::layout::DirCounters;
+    use proxy_common::scan::Scanner;
+
+    use super::*;
+
+    #[test]
+    fn a_close_frame_is_one_both_ways() {
+        for direction in Direction::ALL {
+            let (mut scanner, mut counters) = (Scanner::START, DirCounters::ZERO);
+            scanner.feed(&close_frame(1012, direction), &mut counters);
+            assert!(scanner.at_boundary());
+            assert_eq!((counters.closes, counters.close_code), (1, 1012));
+            assert_eq!(counters.sizes.iter().sum::<u64>(), 1);
+        }
+    }
+}
