@@ -205,6 +205,11 @@ impl Keeper {
             fds.extend(listener.pem.iter().flatten().map(std::os::fd::AsFd::as_fd));
             wire::send(control, &ToGate::Listener { index, tls: listener.pem.is_some() }, &fds)?;
         }
+        for pem in &self.listeners.backends {
+            let message =
+                ToGate::BackendTls { index: pem.index, ca: pem.ca.is_some(), certificate: pem.identity.is_some() };
+            wire::send(control, &message, &pem.files().map(std::os::fd::AsFd::as_fd).collect::<Vec<_>>())?;
+        }
         if let Some(admin) = &self.listeners.admin {
             wire::send(control, &ToGate::Admin, &[admin.as_fd()])?;
         }
