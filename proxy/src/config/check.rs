@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::Config;
+use rustls::pki_types::ServerName;
+
+use super::{BackendTls, Config};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,9 @@ impl Config {
             if !seen.insert(&backend.name) {
                 return Some(format!("two backends are named {:?}", backend.name));
             }
+            if let Some(what) = backend.tls.as_ref().and_then(backend_tls_wrong) {
+                return Some(format!("backend {:?}: {what}", backend.name));
+            }
         }
         None
     }
@@ -111,4 +116,12 @@ impl Config {
         }
         None
     }
+}
+
+fn backend_tls_wrong(tls: &BackendTls) -> Option<String> {
+    if tls.certificate.is_some() != tls.key.is_some() {
+        return Some("tls.certificate and tls.key belong together; one of them is missing".into());
+    }
+    let name = tls.server_name.as_deref().filter(|name| ServerName::try_from(*name).is_err())?;
+    Some(format!("tls.server_name {name:?} is neither a host name nor an IP address"))
 }

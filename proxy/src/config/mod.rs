@@ -114,6 +114,25 @@ pub struct Backend {
     pub name: String,
     /// Addresses and ports, taken in turn.
     pub servers: Vec<SocketAddr>,
+    /// With it, TLS is spoken to every server, and its certificate is verified: there is no way around that.
+    #[serde(default)]
+    pub tls: Option<BackendTls>,
+}
+
+/// TLS towards a backend. `tls = {}` trusts the system's root certificates. Relative paths start at the configuration
+/// file's folder; the keeper opens the files: the gate's user need not be able to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendTls {
+    /// PEM file with the certificates that are trusted, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The name, or the IP address, that the servers' certificate must be for; a name is also sent to them (SNI).
+    /// None: each server's certificate must be for its own IP address.
+    pub server_name: Option<String>,
+    /// PEM file with a certificate and its chain, leaf first, for servers that ask for one.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub key: Option<PathBuf>,
 }
 
 /// How established connections are carried.
@@ -142,7 +161,7 @@ pub struct Relay {
     pub keepalive: Duration,
     /// A peer that acknowledges nothing for this long is dead (TCP_USER_TIMEOUT; keepalive probes obey it too).
     /// 120 s: two keepalive periods; a phone that changes networks needs less. A peer that is alive and does not read
-    /// is not dead, however long; except where a gate carries the pair (TLS), which leaves that to the kernel.
+    /// is not dead, however long.
     #[serde(with = "duration")]
     pub user_timeout: Duration,
 }
@@ -196,7 +215,8 @@ pub struct Timeouts {
     /// 2–3 s; a client that feeds a head slower than this is holding a slot, not connecting.
     #[serde(with = "duration")]
     pub head: Duration,
-    /// One TCP connect to one backend server. 3 s: one lost SYN is sent again after 1 s.
+    /// One TCP connect to one backend server, and as much again for its TLS handshake if it has TLS. 3 s: one lost
+    /// SYN is sent again after 1 s.
     #[serde(with = "duration")]
     pub dial: Duration,
     /// From the request sent to the backend to its complete response head. 10 s: applications that authenticate in
@@ -292,7 +312,7 @@ impl Config {
                 no_origin: NoOrigin::default(),
                 backend: "default".into(),
             }],
-            backends: vec![Backend { name: "default".into(), servers }],
+            backends: vec![Backend { name: "default".into(), servers, tls: None }],
             ..Self::default()
         }
     }
@@ -301,6 +321,11 @@ impl Config {
         for tls in self.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
             tls.certificate = folder.join(&tls.certificate);
             tls.key = folder.join(&tls.key);
+        }
+        for tls in self.backends.iter_mut().filter_map(|backend| backend.tls.as_mut()) {
+            for file in [&mut tls.ca, &mut tls.certificate, &mut tls.key].into_iter().flatten() {
+                *file = folder.join(&*file);
+            }
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What the keeper gives a new gate before it may begin.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, bail};
 use tokio_rustls::TlsAcceptor;
 
 use super::control::Receiver;
-use super::tls;
+use super::tls::{self, Connector, Roots};
 use crate::config::Config;
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::Packet;
@@ -17,6 +18,8 @@ pub(super) struct Equipment {
     pub(super) hello: Hello,
     pub(super) stats: Stats,
     pub(super) listeners: Vec<Listening>,
+    /// By the index of the backend; those that speak TLS.
+    pub(super) connectors: HashMap<u16, Connector>,
     pub(super) admin: Option<OwnedFd>,
 }
 
@@ -34,14 +37,25 @@ pub(super) struct Listening {
 pub(super) async fn receive(receiver: &mut Receiver<'_>) -> anyhow::Result<Option<Equipment>> {
     let Some(packet) = receiver.next().await? else { return Ok(None) };
     let mut equipment = hello(packet)?;
+    let mut roots = Roots::default();
     while let Some(Packet { message, fds }) = receiver.next().await? {
         match message {
             ToGate::Listener { index, tls } => {
                 let listening = listener(&equipment.hello.config, index, tls, fds)?;
                 equipment.listeners.push(listening);
             }
+            ToGate::BackendTls { index, ca, certificate } => {
+                let connector = connector(&equipment.hello.config, index, [ca, certificate], fds, &mut roots)?;
+                equipment.connectors.insert(index, connector);
+            }
             ToGate::Admin => equipment.admin = Some(only(fds).context("the admin listener's message")?),
-            ToGate::Start => return Ok(Some(equipment)),
+            ToGate::Start => {
+                // Without it, requests that were meant for TLS would go out in clear text.
+                let mut backends = (0..).zip(&equipment.hello.config.backends);
+                let fits = backends.all(|(i, backend)| backend.tls.is_some() == equipment.connectors.contains_key(&i));
+                anyhow::ensure!(fits, "the keeper sent TLS for other backends than those that have it");
+                return Ok(Some(equipment));
+            }
             other => bail!("the keeper sent {other:?} before Start"),
         }
     }
@@ -52,7 +66,7 @@ fn hello(packet: Packet<ToGate>) -> anyhow::Result<Equipment> {
     let ToGate::Hello(hello) = packet.message else { bail!("the keeper's first message is not Hello") };
     let memory = only(packet.fds).context("Hello")?;
     let stats = Stats::open(memory).context("cannot map the shared counters")?;
-    Ok(Equipment { hello: *hello, stats, listeners: Vec::new(), admin: None })
+    Ok(Equipment { hello: *hello, stats, listeners: Vec::new(), connectors: HashMap::new(), admin: None })
 }
 
 fn listener(config: &Config, index: u16, tls: bool, fds: Vec<OwnedFd>) -> anyhow::Result<Listening> {
@@ -66,6 +80,26 @@ fn listener(config: &Config, index: u16, tls: bool, fds: Vec<OwnedFd>) -> anyhow
         _ => bail!("listener {index}: the descriptors do not fit what it speaks"),
     };
     Ok(Listening { index, socket, tls })
+}
+
+fn connector(
+    config: &Config,
+    index: u16,
+    [ca, certificate]: [bool; 2],
+    fds: Vec<OwnedFd>,
+    roots: &mut Roots,
+) -> anyhow::Result<Connector> {
+    let backend = config.backends.get(usize::from(index)).context("TLS for a backend that is not configured")?;
+    let name = &backend.name;
+    let settings = backend.tls.as_ref().with_context(|| format!("backend {name:?} has no tls"))?;
+    let mut fds = fds.into_iter();
+    let ca = if ca { fds.next() } else { None };
+    let identity = match (certificate, fds.next(), fds.next()) {
+        (false, None, None) => None,
+        (true, Some(certificate), Some(key)) => Some([certificate, key]),
+        _ => bail!("backend {name:?}: the descriptors do not fit its TLS"),
+    };
+    Connector::new(settings, ca, identity, roots).with_context(|| format!("backend {name:?}"))
 }
 
 fn only(fds: Vec<OwnedFd>) -> anyhow::Result<OwnedFd> {

@@ -1,4 +1,4 @@
-//! Pairs whose TLS keys are in this process: one hand-written future moves their bytes.
+//! Pairs of which a TLS key is in this process: one task each moves their bytes.
 //!
 //! An idle pair has no buffer of ours: bytes are read into a scratch space that all pairs of a thread share and
 //! written on at once; only what the receiver does not take is kept, and while something is kept its source is not
@@ -6,28 +6,30 @@
 
 mod lane;
 mod limits;
+mod patrol;
 
+use std::future::{pending, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use proxy_common::layout::{Direction, PairCounters};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::io::Interest;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::lane::{Budget, Lane};
 use self::limits::{Due, Limits};
+pub(super) use self::patrol::Patrol;
 use super::Gate;
 use super::admission::Permit;
-use super::handshake::Scheme;
 use super::refusal::Refusal;
-use super::session::{Quiesced, Transport};
-use super::tls::Secured;
-use crate::config::Relay;
-use crate::handoff::{EndReason, Engine, ToKeeper, WhyNot};
+use super::session::Quiesced;
+use super::stream::Stream;
+use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
+use crate::sys::patience;
 use crate::sys::socket::{unacknowledged, watch_for_death};
 
 /// How long the last bytes to one side may take to be acknowledged after the other side has failed.
@@ -42,59 +44,54 @@ pub(super) struct Place {
     gate: Arc<Gate>,
 }
 
+impl Place {
+    /// Takes one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn take(gate: &Arc<Gate>) -> Result<Self, Refusal> {
+        let slot = gate.slots.take().ok_or(Refusal::Full)?;
+        Ok(Self { slot, gate: gate.clone() })
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
+        self.gate.patrol.leave(self.slot.index());
         self.gate.slots.give_back(&self.slot);
     }
 }
 
-impl Transport for Secured {
-    const SCHEME: Scheme = Scheme::Tls;
-
-    type Place = Place;
-
-    fn place(gate: &Arc<Gate>) -> Result<Place, Refusal> {
-        let slot = gate.slots.take().ok_or(Refusal::Full)?;
-        Ok(Place { slot, gate: gate.clone() })
+/// Carries a pair from now on, in a task of its own.
+///
+/// # Errors
+/// The keeper is gone, or a socket is: the pair is closed.
+pub(super) async fn begin(pair: Quiesced, mut place: Place, why_not: WhyNot, gate: &Arc<Gate>) -> io::Result<()> {
+    let relay = &gate.config.relay;
+    for stream in [&pair.client, &pair.backend] {
+        watch_for_death(stream.tcp(), relay.keepalive, relay.user_timeout)?;
     }
-
-    fn engine(_: &Gate) -> Engine {
-        Engine::Copy
-    }
-
-    async fn relay(pair: Quiesced<Self>, mut place: Place, gate: &Arc<Gate>) -> io::Result<()> {
-        let relay = &gate.config.relay;
-        for socket in [pair.client.get_ref().0, &pair.backend] {
-            watch_for_death(socket, relay.keepalive, relay.user_timeout)?;
-        }
-        // The place may have had another tenant.
-        gate.stats.update_carried(&mut place.slot, |counters| *counters = PairCounters::ZERO);
-        let open =
-            ToKeeper::CarriedOpen { slot: place.slot.index(), facts: pair.facts.clone(), why_not: WhyNot::NoKtls };
-        gate.control.send(&open, &[]).await?;
-        let carry = Carry::new(pair, place, &gate.config.relay);
-        // A task of its own: the handshake's task is as large as its largest state, and would stay.
-        tokio::spawn(carry_on(carry));
-        Ok(())
-    }
+    // The place may have had another tenant.
+    gate.stats.update_carried(&mut place.slot, |counters| *counters = PairCounters::ZERO);
+    let open = ToKeeper::CarriedOpen { slot: place.slot.index(), facts: pair.facts.clone(), why_not };
+    gate.control.send(&open, &[]).await?;
+    // A task of its own: the handshake's task is as large as its largest state, and would stay.
+    tokio::spawn(carry_on(Box::new(Carry::new(pair, place))));
+    Ok(())
 }
 
-async fn carry_on(mut carry: Carry) {
-    let reason = match (&mut carry).await {
-        Ok(()) => carry.limits.as_ref().and_then(|limits| limits.reached()).unwrap_or(EndReason::Finished),
-        Err(failed) => {
-            tracing::debug!(slot = carry.place.slot.index(), ?failed, "a carried pair broke");
-            carry.break_other(failed).await;
-            failed.reason()
+/// The task of a pair.
+async fn carry_on(mut carry: Box<Carry>) {
+    let ended = loop {
+        if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(carry.turn(cx))).await {
+            break ended;
+        }
+        if let Some(failed) = carry.woken().await {
+            break Err(failed);
         }
     };
-    let Carry { place, .. } = carry;
-    let slot = place.slot.index();
-    let counters = Box::new(place.gate.stats.carried(slot));
-    let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot, counters, reason }, &[]).await;
-    if let Err(error) = closed {
-        tracing::debug!(slot, %error, "cannot tell the keeper of a carried pair's end");
-    }
+    // Its timers and messages need room that the living pair need not have.
+    Box::pin((*carry).end(ended)).await;
 }
 
 /// A side of a pair.
@@ -115,20 +112,29 @@ impl Side {
 
 /// A pair that this process carries.
 struct Carry {
-    client: Secured,
-    backend: TcpStream,
+    client: Stream,
+    backend: Stream,
     to_backend: Lane,
     to_client: Lane,
     place: Place,
     limits: Option<Box<Limits>>,
+    /// The round of the patrol after which this pair looks at its sockets; none while nothing waits in them.
+    patrol: Option<u32>,
+    /// Whether TCP_USER_TIMEOUT is off: on the client's socket, on the backend's.
+    patient: [bool; 2],
     _permit: Permit,
 }
 
-// What one idle pair costs beside its TLS session and tokio's state of two sockets: no buffer may come in here.
-const _: () = assert!(size_of::<Carry>() <= 256);
+// What one idle pair costs beside its TLS sessions and tokio's state of a task and two sockets: no buffer may come in
+// here.
+const _: () = assert!(size_of::<Carry>() + size_of_task(&carry_on) <= 544);
+
+const fn size_of_task<F>(_: &impl Fn(Box<Carry>) -> F) -> usize {
+    size_of::<F>()
+}
 
 impl Carry {
-    fn new(pair: Quiesced<Secured>, mut place: Place, relay: &Relay) -> Self {
+    fn new(pair: Quiesced, mut place: Place) -> Self {
         let mut to_backend = Lane::new(Direction::ClientToBackend);
         let mut to_client = Lane::new(Direction::BackendToClient);
         let (stats, slot) = (&place.gate.stats, &mut place.slot);
@@ -139,28 +145,46 @@ impl Carry {
             backend: pair.backend,
             to_backend,
             to_client,
+            limits: Limits::new(&place.gate.config.relay),
+            // A round that is over: the first look comes with the first turn, behind what was sent before.
+            patrol: Some(place.gate.patrol.round().wrapping_sub(1)),
             place,
-            limits: Limits::new(relay),
+            patient: [false; 2],
             _permit: pair.permit,
         }
     }
 
-    /// Moves what can be moved. Ready when the pair is over.
+    /// Moves what can be moved, and does what it is time for. Ready when the pair is over.
     ///
     /// # Errors
     /// The side that failed.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
+        match self.limits.as_mut().and_then(|limits| limits.poll(cx)) {
+            None => {}
+            Some(Due::Farewell) => {
+                self.to_backend.finish();
+                self.to_client.finish();
+            }
+            // A peer that does not take its end of stream loses its connection.
+            Some(Due::Close) => return Poll::Ready(Ok(())),
+        }
+        self.poll_move(cx)
+    }
+
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
         // One each, so that a flood one way does not starve the other.
         let (mut up_budget, mut down_budget) = (Budget::new(), Budget::new());
         let (stats, slot) = (&self.place.gate.stats, &mut self.place.slot);
-        let up = self.to_backend.poll(cx, &mut *self.client, &mut self.backend, stats, slot, &mut up_budget);
+        let up = self.to_backend.poll(cx, &mut self.client, &mut self.backend, stats, slot, &mut up_budget);
         let up = up.map_err(|error| gone(Side::Client, &error))?;
-        let down = self.to_client.poll(cx, &mut self.backend, &mut *self.client, stats, slot, &mut down_budget);
+        let down = self.to_client.poll(cx, &mut self.backend, &mut self.client, stats, slot, &mut down_budget);
         let down = down.map_err(|error| gone(Side::Backend, &error))?;
-        if let Some(limits) = self.limits.as_mut().filter(|_| up_budget.moved() || down_budget.moved()) {
+        let moved = up_budget.moved() || down_budget.moved();
+        if let Some(limits) = self.limits.as_mut().filter(|_| moved) {
             limits.moved();
         }
         if up.is_pending() || down.is_pending() {
+            self.patrol(cx, moved);
             return Poll::Pending;
         }
         Poll::Ready(match (self.to_backend.broken(), self.to_client.broken()) {
@@ -170,21 +194,102 @@ impl Carry {
         })
     }
 
-    /// One side has failed: the other gets what is under way to it and then an RST, as it would without a proxy.
-    async fn break_other(&self, failed: Side) {
-        let (client, backend) = (self.client.get_ref().0, &self.backend);
-        let other = match failed {
-            Side::Client => backend,
-            Side::Backend => client,
-        };
-        let give_up = Instant::now() + RESET_LINGER;
-        // An RST discards what the socket has not sent yet, so it waits for that.
-        while unacknowledged(other).is_ok_and(|bytes| bytes > 0) && Instant::now() < give_up {
-            sleep(POLL).await;
+    /// Looks after peers that do not read, once per round while bytes wait in the sockets. `moved`: some may since now.
+    fn patrol(&mut self, cx: &mut Context<'_>, moved: bool) {
+        let patrol = &self.place.gate.patrol;
+        match self.patrol {
+            None if !moved => return,
+            None => {}
+            Some(round) if round == patrol.round() => return,
+            Some(_) => {
+                let timeout = patrol.user_timeout();
+                let [client, backend] = &mut self.patient;
+                let client_waits = patience::look(self.client.tcp(), timeout, client);
+                let backend_waits = patience::look(self.backend.tcp(), timeout, backend);
+                if !client_waits && !backend_waits {
+                    self.patrol = None;
+                    return;
+                }
+            }
         }
-        for socket in [client, backend] {
+        self.patrol = Some(patrol.enlist(self.place.slot.index(), cx.waker()));
+    }
+
+    /// Sleeps until something wakes this task. A side that fails meanwhile is told if no direction would notice.
+    async fn woken(&self) -> Option<Side> {
+        let failure = async {
+            let Some(side) = self.unwatched() else { return pending().await };
+            // An error of the event loop's own is one of the socket as well.
+            let _ = self.stream(side).tcp().ready(Interest::ERROR).await;
+            Some(side)
+        };
+        let (mut failure, mut slept) = (pin!(failure), false);
+        poll_fn(|cx| {
+            let failed = failure.as_mut().poll(cx);
+            if failed.is_pending() && slept {
+                return Poll::Ready(None);
+            }
+            slept = true;
+            failed
+        })
+        .await
+    }
+
+    /// The side that nothing is read from or waits to be written to: its direction has ended, or waits for the other
+    /// side. There is one at most while the pair goes on.
+    fn unwatched(&self) -> Option<Side> {
+        if !self.to_backend.reading() && !self.to_client.blocked() {
+            return Some(Side::Client);
+        }
+        (!self.to_client.reading() && !self.to_backend.blocked()).then_some(Side::Backend)
+    }
+
+    const fn stream(&self, side: Side) -> &Stream {
+        match side {
+            Side::Client => &self.client,
+            Side::Backend => &self.backend,
+        }
+    }
+
+    /// Lets both sides go, and tells the keeper.
+    async fn end(mut self, ended: Result<(), Side>) {
+        let slot = self.place.slot.index();
+        let reason = match ended {
+            Ok(()) => self.limits.as_ref().and_then(|limits| limits.reached()).unwrap_or(EndReason::Finished),
+            Err(failed) => {
+                tracing::debug!(slot, ?failed, "a carried pair broke");
+                self.break_other(failed).await;
+                failed.reason()
+            }
+        };
+        let Self { place, .. } = self;
+        let counters = Box::new(place.gate.stats.carried(slot));
+        let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot, counters, reason }, &[]).await;
+        if let Err(error) = closed {
+            tracing::debug!(slot, %error, "cannot tell the keeper of a carried pair's end");
+        }
+    }
+
+    /// One side has failed: the other gets what is under way to it and then an RST, as it would without a proxy.
+    async fn break_other(&mut self, failed: Side) {
+        let Self { client, backend, to_backend, to_client, place, .. } = self;
+        let (stats, slot) = (&place.gate.stats, &mut place.slot);
+        let (lane, source, receiver) = match failed {
+            Side::Client => (to_backend, client, backend),
+            Side::Backend => (to_client, backend, client),
+        };
+        let delivered = async {
+            poll_fn(|cx| lane.poll_rest(cx, source, receiver, stats, slot)).await;
+            // An RST discards what the socket has not sent yet, so it waits for that.
+            while unacknowledged(receiver.tcp()).is_ok_and(|bytes| bytes > 0) {
+                sleep(POLL).await;
+            }
+        };
+        // What is not delivered by then is not.
+        let _ = timeout_at(Instant::now() + RESET_LINGER, delivered).await;
+        for stream in [&self.client, &self.backend] {
             // Fails only on a socket that is already closed.
-            let _ = socket.set_zero_linger();
+            let _ = stream.tcp().set_zero_linger();
         }
     }
 }
@@ -192,22 +297,4 @@ impl Carry {
 fn gone(side: Side, error: &io::Error) -> Side {
     tracing::debug!(?side, %error, "a carried pair's side failed");
     side
-}
-
-impl Future for Carry {
-    type Output = Result<(), Side>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
-        let this = self.get_mut();
-        match this.limits.as_mut().and_then(|limits| limits.poll(cx)) {
-            None => {}
-            Some(Due::Farewell) => {
-                this.to_backend.finish();
-                this.to_client.finish();
-            }
-            // A peer that does not take its end of stream loses its connection.
-            Some(Due::Close) => return Poll::Ready(Ok(())),
-        }
-        this.poll_move(cx)
-    }
 }

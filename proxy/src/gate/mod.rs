@@ -1,11 +1,12 @@
 //! The gate: reads what strangers wrote, and holds no privilege.
 //!
 //! It accepts, speaks TLS, judges the WebSocket handshake, finds and asks a backend, and hands the finished pair to
-//! the keeper. What it carries itself (TLS whose keys are in userspace) ends with it; nothing else does.
+//! the keeper. What it carries itself (a side speaks TLS, with its keys in userspace) ends with it; nothing else does.
 
 mod admission;
 mod balance;
 mod boot;
+mod carrier;
 mod carry;
 mod control;
 mod exchange;
@@ -17,19 +18,20 @@ mod policy;
 mod refusal;
 mod session;
 mod slots;
+mod stream;
 mod tls;
 mod upstream;
 
 #[cfg(test)]
 mod tests;
 
-use std::net::TcpListener;
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
-use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -37,15 +39,19 @@ use tokio::task::JoinSet;
 use self::admission::Admission;
 use self::balance::RoundRobin;
 use self::boot::Equipment;
+use self::carry::Patrol;
 use self::control::{Control, Receiver};
 use self::listen::Port;
 use self::policy::Routes;
 use self::refusal::{Outcome, Refusal};
 use self::session::Note;
 use self::slots::Slots;
-use crate::config::Config;
+use self::stream::Stream;
+use self::tls::{Arming, Connector};
+use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
-use crate::handoff::{ConnId, Engine, ToGate, ToKeeper};
+use crate::handoff::{ConnId, Engine, ToGate, ToKeeper, WhyNot};
+use crate::ktls::Ability;
 use crate::observe::{self, Admin, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
@@ -58,12 +64,20 @@ struct Gate {
     engine: Engine,
     routes: Routes,
     /// By the index of the backend.
-    turns: Vec<RoundRobin>,
+    upstreams: Vec<Upstream>,
     stats: Arc<Stats>,
     control: Arc<Control>,
     slots: Slots,
+    patrol: Patrol,
+    arming: Arming,
     admission: Admission,
     last_id: AtomicU64,
+}
+
+/// A backend, as far as it is more than its settings.
+struct Upstream {
+    turns: RoundRobin,
+    tls: Option<Connector>,
 }
 
 /// Runs a gate until the keeper closes its end of `control`.
@@ -96,7 +110,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let control = Arc::new(Control::new(control).context("cannot watch the control socket")?);
     let mut receiver = Receiver::new(&control);
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
-    let Equipment { hello, stats, listeners, admin } = equipment;
+    let Equipment { hello, stats, listeners, connectors, admin } = equipment;
     let admission = {
         let limit = match hello.config.limits.connections {
             0 => hello.capacity,
@@ -106,11 +120,13 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     };
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
-        turns: hello.config.backends.iter().map(|backend| RoundRobin::new(backend.servers.len())).collect(),
+        upstreams: upstreams(&hello.config, connectors),
         engine: hello.engine,
         stats: Arc::new(stats),
         control: control.clone(),
         slots: Slots::new(CARRIED),
+        patrol: Patrol::new(hello.config.relay.user_timeout),
+        arming: arming(hello.ktls, &hello.config.relay),
         admission,
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
@@ -122,6 +138,8 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         let port = Port::new(listening.index, listening.socket, listening.tls).context("cannot watch a listener")?;
         tasks.spawn(port.serve(gate.clone()));
     }
+    let patrolled = gate.clone();
+    tasks.spawn(async move { patrolled.patrol.walk().await });
     let (snapshots, requests) = Snapshots::new();
     tasks.spawn(ask_for_snapshots(control.clone(), requests));
     if let Some(socket) = admin {
@@ -131,6 +149,21 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     control.send(&ToKeeper::Ready, &[]).await.context("cannot tell the keeper that the gate is ready")?;
     tracing::debug!("the gate is ready");
     listen_to_keeper(&mut receiver, &gate, &snapshots).await
+}
+
+fn upstreams(config: &Config, mut connectors: HashMap<u16, Connector>) -> Vec<Upstream> {
+    let backends = (0..).zip(&config.backends);
+    backends
+        .map(|(index, backend)| Upstream {
+            turns: RoundRobin::new(backend.servers.len()),
+            tls: connectors.remove(&index),
+        })
+        .collect()
+}
+
+fn arming(ability: Ability, relay: &Relay) -> Arming {
+    let configured = relay.tls_engine == TlsEngineChoice::Copy;
+    Arming::new(ability, if configured { WhyNot::Configured } else { WhyNot::NoKtls }, relay.tls_key_records)
 }
 
 async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Gate, snapshots: &Snapshots) -> anyhow::Result<()> {
@@ -172,24 +205,31 @@ impl Gate {
         }
     }
 
+    /// The address of a server, for the log.
+    fn server(&self, backend: u16, server: u16) -> Option<SocketAddr> {
+        self.config.backends.get(usize::from(backend))?.servers.get(usize::from(server)).copied()
+    }
+
     /// Connects to a server of a backend: the next in turn, and the others as long as dials fail.
     ///
     /// # Errors
     /// What the last dial said.
-    async fn dial(&self, backend: u16, id: ConnId) -> Result<(u16, TcpStream), Refusal> {
+    async fn dial(&self, backend: u16, id: ConnId) -> Result<(u16, Stream), Refusal> {
         let index = usize::from(backend);
-        let (Some(turns), Some(configured)) = (self.turns.get(index), self.config.backends.get(index)) else {
+        let (Some(upstream), Some(configured)) = (self.upstreams.get(index), self.config.backends.get(index)) else {
             return Err(Refusal::Internal);
         };
-        let mut failure = Refusal::BackendUnreachable;
-        for server in turns.turn() {
+        let mut last = Refusal::BackendUnreachable;
+        for server in upstream.turns.turn() {
             let Some(address) = configured.servers.get(server) else { continue };
-            match upstream::dial(*address, self.config.timeouts.dial).await {
+            match upstream::dial(*address, upstream.tls.as_ref(), &self.arming, self.config.timeouts.dial).await {
                 Ok(stream) => return Ok((server as u16, stream)),
-                Err(refusal) => failure = refusal,
+                Err(failure) => {
+                    tracing::info!(conn = %id, backend = configured.name, server = %address, %failure, "dial failed");
+                    last = failure.refusal;
+                }
             }
-            tracing::debug!(conn = %id, backend = configured.name, server = %address, why = failure.reason(), "dial failed");
         }
-        Err(failure)
+        Err(last)
     }
 }

@@ -151,6 +151,16 @@ refusals! {
     /// What only a fault of ours can cause: the pair could not be handed over.
     Internal: 42, INTERNAL_SERVER_ERROR, "proxy_internal_error", "internal",
         "the proxy failed";
+    /// No TLS session with a server of the backend: it does not speak TLS, broke off, or has no version or cipher in
+    /// common with us.
+    BackendTls: 43, BAD_GATEWAY, "tls_protocol_error", "backend-tls",
+        "the TLS handshake with the backend failed";
+    /// The backend's certificate is expired, is for another name, or comes from nobody whom `tls.ca` trusts.
+    BackendCertificate: 44, BAD_GATEWAY, "tls_certificate_error", "backend-certificate",
+        "the backend's certificate cannot be trusted";
+    /// The backend ended the TLS session with an alert: it wants another certificate of ours, for one.
+    BackendAlert: 45, BAD_GATEWAY, "tls_alert_received", "backend-tls-alert",
+        "the backend refused the TLS session";
 }
 
 /// How a handshake ended, for the counters.

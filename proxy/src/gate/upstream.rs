@@ -1,5 +1,7 @@
 //! The gate's side towards a backend server: dial, ask, read the answer's head.
 
+use std::error::Error as _;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -17,9 +19,11 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::refusal::Refusal;
+use super::stream::Stream;
+use super::tls::{self, Arming, Connector};
 use crate::config::Limits;
 
-type Connection = http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>;
+type Connection = http1::Connection<TokioIo<Stream>, Empty<Bytes>>;
 
 /// What a backend says to a handshake.
 pub(super) enum Answer {
@@ -34,18 +38,62 @@ pub(super) struct Switched {
     /// The head.
     pub(super) head: response::Parts,
     /// The connection.
-    pub(super) io: TcpStream,
+    pub(super) io: Stream,
     /// What the backend sent behind its head.
     pub(super) read_ahead: Bytes,
 }
 
-/// Connects to one server.
+/// Why there is no answer: what it would mean if this was the last server to try, and what was said.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// What the client is told.
+    pub(super) refusal: Refusal,
+    /// What the log is told, if there is more to say.
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Failure {
+    fn new(refusal: Refusal, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { refusal, cause: Some(cause.into()) }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, cause: None }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.refusal.text())?;
+        let mut cause = self.cause.as_ref().map(|cause| &**cause as &dyn std::error::Error);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// Connects to one server, with TLS if there is a connector. Each of the two may take as long as `patience`.
 ///
 /// # Errors
-/// What it would mean if this was the last server to try.
-pub(super) async fn dial(server: SocketAddr, patience: Duration) -> Result<TcpStream, Refusal> {
+/// It cannot be reached, or no TLS session comes of it: nothing has been asked of it then.
+pub(super) async fn dial(
+    server: SocketAddr,
+    tls: Option<&Connector>,
+    arming: &Arming,
+    patience: Duration,
+) -> Result<Stream, Failure> {
     let connected = timeout(patience, TcpStream::connect(server)).await.map_err(|_| Refusal::BackendTimeout)?;
-    connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream)).map_err(|error| unreached(&error))
+    let connected = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+    let stream = connected.map_err(|error| Failure::new(unreached(&error), error))?;
+    let Some(connector) = tls else { return Ok(Stream::Plain(stream)) };
+    let secured = timeout(patience, tls::connect(stream, connector, server.ip(), arming)).await;
+    let late = |_| Failure::new(Refusal::BackendTimeout, "its TLS handshake");
+    // Closed or reset before the end of the handshake, it has failed as well.
+    secured.map_err(late)?.map_err(|error| Failure::new(tls::failure(&error).unwrap_or(Refusal::BackendTls), error))
 }
 
 fn unreached(error: &io::Error) -> Refusal {
@@ -65,22 +113,22 @@ fn unreached(error: &io::Error) -> Refusal {
 /// # Errors
 /// The backend closed, was late, or sent something that is no HTTP head within the limits.
 pub(super) async fn ask(
-    stream: TcpStream,
+    stream: Stream,
     request: Request<Empty<Bytes>>,
     limits: &Limits,
     deadline: Instant,
-) -> Result<Answer, Refusal> {
+) -> Result<Answer, Failure> {
     timeout_at(deadline, exchange(stream, request, limits)).await.map_err(|_| Refusal::ResponseTimeout)?
 }
 
-async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Refusal> {
+async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Failure> {
     let (mut sender, mut connection) = http1::Builder::new()
         .max_headers(limits.header_count)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| broken(&error))?;
+        .map_err(broken)?;
     let response = {
         let mut answer = pin!(sender.send_request(request));
         let mut closed = false;
@@ -88,8 +136,8 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>, limits: &Li
             closed = closed || connection.poll_without_shutdown(cx).is_ready();
             match answer.as_mut().poll(cx) {
                 // hyper answers every request before it ends; should it not, nobody waits for it.
-                Poll::Pending if closed => Poll::Ready(Err(Refusal::BackendClosed)),
-                other => other.map_err(|error| broken(&error)),
+                Poll::Pending if closed => Poll::Ready(Err(Refusal::BackendClosed.into())),
+                other => other.map_err(broken),
             }
         })
         .await?
@@ -101,21 +149,27 @@ async fn exchange(stream: TcpStream, request: Request<Empty<Bytes>>, limits: &Li
     Ok(Answer::Other(response.map(|body| Bounded { body, connection: Some(Box::new(connection)), left, cut: Cut::No })))
 }
 
-async fn switched(response: Response<Incoming>, mut connection: Connection) -> Result<Switched, Refusal> {
+async fn switched(response: Response<Incoming>, mut connection: Connection) -> Result<Switched, Failure> {
     // Ends as soon as hyper has seen the 101: the head is read, and nothing is left to write.
-    poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(|error| broken(&error))?;
+    poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(broken)?;
     let parts = connection.into_parts();
     Ok(Switched { head: response.into_parts().0, io: parts.io.into_inner(), read_ahead: parts.read_buf })
 }
 
-fn broken(error: &hyper::Error) -> Refusal {
-    if error.is_parse_too_large() {
+fn broken(error: hyper::Error) -> Failure {
+    // A server that wants a client certificate says so behind the end of the handshake (RFC 8446 §4.4.2.4), with an
+    // alert that is read in the place of its answer.
+    let of_tls = error.source().and_then(|cause| cause.downcast_ref()).and_then(tls::failure);
+    let refusal = if let Some(refusal) = of_tls {
+        refusal
+    } else if error.is_parse_too_large() {
         Refusal::BackendHeadTooLarge
     } else if error.is_parse() {
         Refusal::BackendProtocol
     } else {
         Refusal::BackendClosed
-    }
+    };
+    Failure::new(refusal, error)
 }
 
 /// A backend's body, cut at `limits.response_body`. It carries its connection, which moves only when the body is

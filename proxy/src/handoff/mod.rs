@@ -210,6 +210,16 @@ pub enum ToGate {
         /// Whether the two PEM files are there.
         tls: bool,
     },
+    /// The PEM files of a backend that speaks TLS, open for reading: with `ca`, that of the certificates that are
+    /// trusted; with `certificate`, those of a certificate and of its key.
+    BackendTls {
+        /// The backend's index in the configuration.
+        index: u16,
+        /// Whether there is a file of trusted certificates.
+        ca: bool,
+        /// Whether there are the files of a certificate and its key.
+        certificate: bool,
+    },
     /// The admin listening socket: one descriptor.
     Admin,
     /// Everything has been sent: begin.

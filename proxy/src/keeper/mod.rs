@@ -116,7 +116,8 @@ fn choose_engine(config: &Config, capacity: u32) -> anyhow::Result<(Option<Kerne
 
 /// What the kernel may do with TLS.
 fn choose_tls_engine(config: &Config) -> anyhow::Result<Ability> {
-    let speaks_tls = config.listeners.iter().any(|listener| listener.tls.is_some());
+    let speaks_tls = config.listeners.iter().any(|listener| listener.tls.is_some())
+        || config.backends.iter().any(|backend| backend.tls.is_some());
     if config.relay.tls_engine == TlsEngineChoice::Copy || !speaks_tls {
         return Ok(Ability::default());
     }
@@ -228,6 +229,11 @@ impl Keeper {
             let mut fds = vec![listener.socket.as_fd()];
             fds.extend(listener.pem.iter().flatten().map(std::os::fd::AsFd::as_fd));
             wire::send(control, &ToGate::Listener { index, tls: listener.pem.is_some() }, &fds)?;
+        }
+        for pem in &self.listeners.backends {
+            let message =
+                ToGate::BackendTls { index: pem.index, ca: pem.ca.is_some(), certificate: pem.identity.is_some() };
+            wire::send(control, &message, &pem.files().map(std::os::fd::AsFd::as_fd).collect::<Vec<_>>())?;
         }
         if let Some(admin) = &self.listeners.admin {
             wire::send(control, &ToGate::Admin, &[admin.as_fd()])?;

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod ktls;
 pub mod mapped;
 pub mod memory;
+pub mod patience;
 pub mod privileges;
 pub mod signals;
 pub mod socket;

@@ -88,6 +88,20 @@ impl Lane {
         matches!(self.state, State::Broken)
     }
 
+    /// Whether it waits for its receiver.
+    pub(super) fn blocked(&self) -> bool {
+        match self.state {
+            State::Open => self.unflushed || !self.kept.is_empty(),
+            State::Ending => true,
+            State::Ended | State::Broken => false,
+        }
+    }
+
+    /// Whether it waits for its source.
+    pub(super) fn reading(&self) -> bool {
+        matches!(self.state, State::Open) && !self.blocked()
+    }
+
     /// Moves what can be moved; ready when the end of the stream is out, or the receiver has failed.
     ///
     /// # Errors
@@ -113,8 +127,28 @@ impl Lane {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            ready!(self.poll_in(cx, source, receiver, stats, slot, budget))?;
+            budget.0 = budget.0.saturating_sub(ready!(self.poll_in(cx, source, receiver, stats, slot))?);
         }
+    }
+
+    /// Moves on what a source that has failed had sent before, without an end of the stream behind it: the receiver
+    /// is to get an RST. Ready when there is no more, or the receiver has failed too.
+    pub(super) fn poll_rest<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut R,
+        receiver: &mut W,
+        stats: &Stats,
+        slot: &mut Slot,
+    ) -> Poll<()> {
+        while !matches!(self.state, State::Ended | State::Broken) {
+            let kept_is_out = ready!(self.poll_kept(cx, receiver));
+            let more = kept_is_out.is_ok() && matches!(self.state, State::Open);
+            if !more || ready!(self.poll_in(cx, source, receiver, stats, slot)).is_err() {
+                break;
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Writes and flushes what is kept, and the end of the stream behind it.
@@ -122,6 +156,15 @@ impl Lane {
         if matches!(self.state, State::Ended | State::Broken) {
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_kept(cx, receiver))?;
+        if matches!(self.state, State::Ending) {
+            ready!(Pin::new(receiver).poll_shutdown(cx))?;
+            self.state = State::Ended;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_kept<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, receiver: &mut W) -> Poll<io::Result<()>> {
         while let Some(rest) = self.kept.get(self.written..).filter(|rest| !rest.is_empty()) {
             let written = ready!(Pin::new(&mut *receiver).poll_write(cx, rest))?;
             if written == 0 {
@@ -132,17 +175,13 @@ impl Lane {
         }
         (self.kept, self.written) = (Vec::new(), 0);
         if self.unflushed {
-            ready!(Pin::new(&mut *receiver).poll_flush(cx))?;
+            ready!(Pin::new(receiver).poll_flush(cx))?;
             self.unflushed = false;
-        }
-        if matches!(self.state, State::Ending) {
-            ready!(Pin::new(receiver).poll_shutdown(cx))?;
-            self.state = State::Ended;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once, and writes on what the receiver takes at once.
+    /// Reads once, and writes on what the receiver takes at once. Returns how many bytes have been read.
     fn poll_in<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -150,8 +189,7 @@ impl Lane {
         receiver: &mut W,
         stats: &Stats,
         slot: &mut Slot,
-        budget: &mut Budget,
-    ) -> Poll<io::Result<()>> {
+    ) -> Poll<io::Result<usize>> {
         SPACE.with_borrow_mut(|space| {
             let mut buffer = ReadBuf::new(space);
             match ready!(Pin::new(source).poll_read(cx, &mut buffer)) {
@@ -163,9 +201,8 @@ impl Lane {
             let bytes = buffer.filled();
             if bytes.is_empty() {
                 self.state = State::Ending;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(0));
             }
-            budget.0 = budget.0.saturating_sub(bytes.len());
             self.count(bytes, stats, slot);
             // What it does not take, or fails on, is the next `poll_out`'s matter.
             let written = match Pin::new(receiver).poll_write(cx, bytes) {
@@ -174,7 +211,7 @@ impl Lane {
             };
             self.unflushed = true;
             self.kept = bytes.get(written..).unwrap_or_default().to_vec();
-            Poll::Ready(Ok(()))
+            Poll::Ready(Ok(bytes.len()))
         })
     }
 

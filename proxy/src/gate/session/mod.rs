@@ -4,7 +4,6 @@
 
 mod states;
 
-use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -15,11 +14,11 @@ pub(super) use states::{Accepted, Note, Quiesced, Visit};
 use states::{Stopped, Up};
 
 use super::exchange::{self, AnswerBody, Exchange};
-use super::handshake::Scheme;
 use super::refusal::{Outcome, Refusal};
-use super::tls::{self, NoSession, Secured};
+use super::stream::Stream;
+use super::tls::{self, NoSession};
 use super::{Gate, linger};
-use crate::handoff::{ConnId, Engine};
+use crate::handoff::ConnId;
 
 /// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
 /// client that reads one slower than this is holding a slot.
@@ -31,48 +30,23 @@ pub(super) fn after(patience: Duration) -> Instant {
     now.checked_add(patience).unwrap_or(now + Duration::from_secs(365 * 86_400))
 }
 
-/// What a client's connection is made of, as far as its handshake and its relay differ by it.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
-    /// What it is called.
-    const SCHEME: Scheme;
-
-    /// What the relay needs and may not be there: taken before the client is told that it is upgraded.
-    type Place: Send;
-
-    /// Takes a place.
-    ///
-    /// # Errors
-    /// There is none.
-    fn place(gate: &Arc<Gate>) -> Result<Self::Place, Refusal>;
-
-    /// What will carry the pair.
-    fn engine(gate: &Gate) -> Engine;
-
-    /// Gives the pair to what carries it. When this returns, nothing of the pair is left here.
-    ///
-    /// # Errors
-    /// The keeper is gone, or the sockets are: the pair is closed.
-    fn relay(pair: Quiesced<Self>, place: Self::Place, gate: &Arc<Gate>)
-    -> impl Future<Output = io::Result<()>> + Send;
-}
-
 /// Takes a connection through all its states.
 pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcceptor>) {
     let visit = &accepted.visit;
     tracing::debug!(conn = %visit.id, client = %visit.client, listener = visit.listener, "accepted");
-    let Some(acceptor) = tls else {
-        let up = Up { visit: accepted.visit, stream: accepted.stream };
-        return live(&gate, up).await;
+    let up = match tls {
+        None => Some(Up { visit: accepted.visit, stream: Stream::Plain(accepted.stream) }),
+        Some(acceptor) => secure(&gate, accepted, &acceptor).await,
     };
-    if let Some(up) = secure(&gate, accepted, &acceptor).await {
+    if let Some(up) = up {
         live(&gate, up).await;
     }
 }
 
-async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<Up<Secured>> {
+async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<Up> {
     let Accepted { visit, stream } = accepted;
     let note = visit.note();
-    let session = timeout_at(visit.head_by, tls::accept(stream, acceptor)).await;
+    let session = timeout_at(visit.head_by, tls::accept(stream, acceptor, &gate.arming)).await;
     match session {
         Ok(Ok(stream)) => return Some(Up { visit, stream }),
         Ok(Err(NoSession::Gone)) => gate.conclude(&note, Outcome::ClientGone),
@@ -85,12 +59,12 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Opti
             gate.conclude(&note, Outcome::Refused(refusal));
             answer_unread(stream, refusal, note.id).await;
         }
-        Err(_late) => gate.conclude(&note, Outcome::TlsFailed),
+        Ok(Err(NoSession::Lost)) | Err(_) => gate.conclude(&note, Outcome::TlsFailed),
     }
     None
 }
 
-async fn live<S: Transport>(gate: &Arc<Gate>, up: Up<S>) {
+async fn live(gate: &Arc<Gate>, up: Up) {
     // The permit travels on with the pair; what the log needs of the visit stays.
     let note = up.visit.note();
     let Err(stopped) = steps(gate, up).await else { return gate.conclude(&note, Outcome::Upgraded) };
@@ -105,12 +79,12 @@ async fn live<S: Transport>(gate: &Arc<Gate>, up: Up<S>) {
     }
 }
 
-async fn steps<S: Transport>(gate: &Arc<Gate>, up: Up<S>) -> Result<(), Stopped<S>> {
+async fn steps(gate: &Arc<Gate>, up: Up) -> Result<(), Stopped> {
     let admitted = up.read_head(gate).await?.admit(gate)?;
-    admitted.dial(gate).await?.upgrade(gate).await?.quiesce(gate).await?.relay(gate).await
+    admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await
 }
 
-async fn answer<S: Transport>(exchange: Exchange<S>, response: http::Response<AnswerBody>) {
+async fn answer(exchange: Exchange<Stream>, response: http::Response<AnswerBody>) {
     if let Ok(finished) = exchange.answer(response, after(ANSWER_PATIENCE)).await {
         linger::close(finished.io).await;
     }

@@ -13,13 +13,15 @@ use http_body_util::{BodyExt as _, Empty};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Transport, after};
+use super::after;
 use crate::gate::Gate;
 use crate::gate::admission::Permit;
+use crate::gate::carrier::Carrier;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest};
 use crate::gate::handshake::{Opening, check_switch, forward};
 use crate::gate::policy::Way;
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
+use crate::gate::stream::{Keys, Stream};
 use crate::gate::upstream::{self, Answer, Switched};
 use crate::handoff::{ConnId, Facts, MAX_LEFTOVER};
 
@@ -57,49 +59,52 @@ pub(in crate::gate) struct Accepted {
 }
 
 /// A connection that can carry HTTP: TLS, if the listener has it, is up.
-pub(super) struct Up<S> {
+pub(super) struct Up {
     pub(super) visit: Visit,
-    pub(super) stream: S,
+    pub(super) stream: Stream,
 }
 
 /// A client whose request head is complete.
-pub(super) struct HeadRead<S: Transport> {
+pub(super) struct HeadRead {
     visit: Visit,
-    exchange: Exchange<S>,
+    exchange: Exchange<Stream>,
+    /// Who holds the keys of the client's side.
+    keys: Keys,
     head: http::request::Parts,
 }
 
 /// A request that is a WebSocket handshake and may enter.
-pub(super) struct Admitted<S: Transport> {
+pub(super) struct Admitted {
     visit: Visit,
-    exchange: Exchange<S>,
+    exchange: Exchange<Stream>,
+    keys: Keys,
     opening: Opening,
     request: Request<Empty<Bytes>>,
     way: Way,
 }
 
 /// A request with a connection to a server that can answer it.
-pub(super) struct Dialled<S: Transport> {
-    admitted: Admitted<S>,
-    backend: TcpStream,
+pub(super) struct Dialled {
+    admitted: Admitted,
+    backend: Stream,
     server: u16,
 }
 
 /// A backend that has agreed; the client does not know it yet.
-pub(super) struct Upgraded<S: Transport> {
+pub(super) struct Upgraded {
     visit: Visit,
-    exchange: Exchange<S>,
+    exchange: Exchange<Stream>,
     way: Way,
     server: u16,
     backend: Switched,
-    place: S::Place,
+    carrier: Carrier,
 }
 
 /// Both handshakes done, all of their bytes sent and read: two streams and what was read ahead of them.
-pub(in crate::gate) struct Quiesced<S> {
+pub(in crate::gate) struct Quiesced {
     pub(in crate::gate) facts: Facts,
-    pub(in crate::gate) client: S,
-    pub(in crate::gate) backend: TcpStream,
+    pub(in crate::gate) client: Stream,
+    pub(in crate::gate) backend: Stream,
     /// What the client sent behind its request.
     pub(in crate::gate) to_backend: Bytes,
     /// What the backend sent behind its 101.
@@ -107,27 +112,27 @@ pub(in crate::gate) struct Quiesced<S> {
     pub(in crate::gate) permit: Permit,
 }
 
-/// A pair ready for its relay, with the place that the relay needs.
-pub(super) struct Placed<S: Transport> {
-    pair: Quiesced<S>,
-    place: S::Place,
+/// A pair ready for its relay.
+pub(super) struct Placed {
+    pair: Quiesced,
+    carrier: Carrier,
 }
 
 /// The ways out.
-pub(super) enum Stopped<S: Transport> {
+pub(super) enum Stopped {
     /// The client went away.
     Gone,
     /// It failed after the 101: nothing can be said any more.
     Lost(Refusal),
     /// Refused before the HTTP library had a request to answer.
-    Unread(S, Refusal, Permit),
+    Unread(Stream, Refusal, Permit),
     /// Refused.
-    Refused(Exchange<S>, Refusal, Permit),
+    Refused(Exchange<Stream>, Refusal, Permit),
     /// The backend's own answer goes to the client.
-    Answered(Exchange<S>, Box<Response<AnswerBody>>, Permit),
+    Answered(Exchange<Stream>, Box<Response<AnswerBody>>, Permit),
 }
 
-impl<S: Transport> Stopped<S> {
+impl Stopped {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Gone => Outcome::ClientGone,
@@ -139,27 +144,29 @@ impl<S: Transport> Stopped<S> {
     }
 }
 
-impl<S: Transport> Up<S> {
-    pub(super) async fn read_head(self, gate: &Gate) -> Result<HeadRead<S>, Stopped<S>> {
+impl Up {
+    pub(super) async fn read_head(self, gate: &Gate) -> Result<HeadRead, Stopped> {
         let Self { visit, stream } = self;
+        let keys = stream.keys();
         match Exchange::new(stream, &gate.config.limits).read_head(visit.head_by).await {
-            Ok((exchange, head)) => Ok(HeadRead { visit, exchange, head }),
+            Ok((exchange, head)) => Ok(HeadRead { visit, exchange, keys, head }),
             Err(NoRequest::Gone) => Err(Stopped::Gone),
             Err(NoRequest::Refused(stream, refusal)) => Err(Stopped::Unread(stream, refusal, visit.permit)),
         }
     }
 }
 
-impl<S: Transport> HeadRead<S> {
-    pub(super) fn admit(self, gate: &Gate) -> Result<Admitted<S>, Stopped<S>> {
-        let Self { visit, exchange, head } = self;
-        let judged = Opening::check(&head, S::SCHEME).and_then(|opening| {
+impl HeadRead {
+    pub(super) fn admit(self, gate: &Gate) -> Result<Admitted, Stopped> {
+        let Self { visit, exchange, keys, head } = self;
+        let scheme = keys.scheme();
+        let judged = Opening::check(&head, scheme).and_then(|opening| {
             let way = gate.routes.admit(&opening)?;
-            let request = forward::request(&head, &opening, visit.client.ip(), S::SCHEME)?;
+            let request = forward::request(&head, &opening, visit.client.ip(), scheme)?;
             Ok((opening, way, request))
         });
         match judged {
-            Ok((opening, way, request)) => Ok(Admitted { visit, exchange, opening, request, way }),
+            Ok((opening, way, request)) => Ok(Admitted { visit, exchange, keys, opening, request, way }),
             Err(refusal) => {
                 // Without the query, which may hold a token.
                 let (path, headers) = (head.uri.path(), &head.headers);
@@ -171,8 +178,8 @@ impl<S: Transport> HeadRead<S> {
     }
 }
 
-impl<S: Transport> Admitted<S> {
-    pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled<S>, Stopped<S>> {
+impl Admitted {
+    pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
         let dial = timeout_at(self.visit.done_by, gate.dial(self.way.backend, self.visit.id));
         match self.exchange.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
@@ -183,24 +190,29 @@ impl<S: Transport> Admitted<S> {
     }
 }
 
-impl<S: Transport> Dialled<S> {
-    pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded<S>, Stopped<S>> {
-        let Admitted { visit, mut exchange, opening, request, way } = self.admitted;
+impl Dialled {
+    pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
+        let Admitted { visit, mut exchange, keys, opening, request, way } = self.admitted;
         let late = after(gate.config.timeouts.response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
         let answer = match exchange.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
-            Ok(answer) => answer,
+            Ok(answer) => answer.map_err(|failure| {
+                let server = gate.server(way.backend, self.server);
+                tracing::info!(conn = %visit.id, ?server, %failure, "no answer of the backend");
+                failure.refusal
+            }),
         };
         let switched = answer.and_then(|answer| match answer {
             Answer::Switch(backend) => {
                 check_switch(&backend.head, &opening)?;
-                Ok(Ok((backend, S::place(gate)?)))
+                let carrier = Carrier::find(gate, keys, backend.io.keys())?;
+                Ok(Ok((backend, carrier)))
             }
             Answer::Other(response) => Ok(Err(response)),
         });
         match switched {
-            Ok(Ok((backend, place))) => Ok(Upgraded { visit, exchange, way, server: self.server, backend, place }),
+            Ok(Ok((backend, carrier))) => Ok(Upgraded { visit, exchange, way, server: self.server, backend, carrier }),
             Ok(Err(response)) => Err(Stopped::Answered(exchange, Box::new(pass_on(response, visit.id)), visit.permit)),
             Err(refusal) => Err(Stopped::Refused(exchange, refusal, visit.permit)),
         }
@@ -224,11 +236,11 @@ fn switch(headers: HeaderMap) -> Response<AnswerBody> {
     response
 }
 
-impl<S: Transport> Upgraded<S> {
+impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
-    pub(super) async fn quiesce(self, gate: &Gate) -> Result<Placed<S>, Stopped<S>> {
-        let Self { visit, exchange, way, server, backend, place } = self;
-        let status = upgraded_status(S::engine(gate), visit.id);
+    pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
+        let Self { visit, exchange, way, server, backend, carrier } = self;
+        let status = upgraded_status(carrier.engine(), visit.id);
         let response = switch(forward::response(&backend.head, status));
         let Ok(Finished { io, read_ahead }) = exchange.answer(response, visit.done_by).await else {
             return Err(Stopped::Gone);
@@ -253,14 +265,14 @@ impl<S: Transport> Upgraded<S> {
             to_client: backend.read_ahead,
             permit: visit.permit,
         };
-        Ok(Placed { pair, place })
+        Ok(Placed { pair, carrier })
     }
 }
 
-impl<S: Transport> Placed<S> {
-    pub(super) async fn relay(self, gate: &Arc<Gate>) -> Result<(), Stopped<S>> {
+impl Placed {
+    pub(super) async fn relay(self, gate: &Arc<Gate>) -> Result<(), Stopped> {
         let id = self.pair.facts.id;
-        S::relay(self.pair, self.place, gate).await.map_err(|error| {
+        self.carrier.relay(self.pair, gate).await.map_err(|error| {
             log_lost(id, &error);
             Stopped::Lost(Refusal::Internal)
         })

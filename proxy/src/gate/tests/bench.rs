@@ -41,18 +41,27 @@ pub(super) struct Setup {
     pub(super) live: u32,
     /// By listener: the PEM files, if it speaks TLS.
     pub(super) tls: Option<(OwnedFd, OwnedFd)>,
+    /// If the backend speaks TLS: the file of its CA, and those of our certificate and key.
+    backend_tls: Option<(Option<OwnedFd>, Option<[OwnedFd; 2]>)>,
 }
 
 impl Setup {
     /// One plain listener, one route for everything, and these servers. `more` is TOML at the top level.
     pub(super) fn plain(servers: &[SocketAddr], more: &str) -> Self {
-        Self { config: config(servers, "", more), capacity: 100, live: 0, tls: None }
+        Self { config: config(servers, "", more), capacity: 100, live: 0, tls: None, backend_tls: None }
     }
 
     /// As [`Setup::plain`], with TLS.
     pub(super) fn tls(servers: &[SocketAddr], more: &str, certificate: OwnedFd, key: OwnedFd) -> Self {
         let tls = "tls = { certificate = \"cert.pem\", key = \"key.pem\" }";
-        Self { config: config(servers, tls, more), capacity: 100, live: 0, tls: Some((certificate, key)) }
+        Self { tls: Some((certificate, key)), config: config(servers, tls, more), ..Self::plain(servers, more) }
+    }
+
+    /// With TLS to the backend: its settings in TOML, and the files that they name.
+    pub(super) fn backend_tls(mut self, settings: &str, ca: Option<OwnedFd>, identity: Option<[OwnedFd; 2]>) -> Self {
+        self.config = self.config.replace("name = \"app\"\n", &format!("name = \"app\"\ntls = {settings}\n"));
+        self.backend_tls = Some((ca, identity));
+        self
     }
 
     pub(super) async fn start(self) -> Bench {
@@ -83,6 +92,11 @@ impl Setup {
         let mut fds = vec![listener.as_fd()];
         fds.extend(self.tls.iter().flat_map(|(certificate, key)| [certificate.as_fd(), key.as_fd()]));
         bench.send(&ToGate::Listener { index: 0, tls: self.tls.is_some() }, &fds).await;
+        if let Some((ca, identity)) = &self.backend_tls {
+            let message = ToGate::BackendTls { index: 0, ca: ca.is_some(), certificate: identity.is_some() };
+            let fds: Vec<_> = ca.iter().chain(identity.iter().flatten()).map(AsFd::as_fd).collect();
+            bench.send(&message, &fds).await;
+        }
         if config.admin.is_some() {
             let listener = StdListener::bind("127.0.0.1:0").unwrap();
             bench.admin = Some(listener.local_addr().unwrap());

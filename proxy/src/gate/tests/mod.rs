@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admin;
+mod backend_tls;
 mod bench;
 mod hand_over;
+mod identity;
 mod limits;
 mod refusals;
 mod secure;

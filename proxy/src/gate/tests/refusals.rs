@@ -6,7 +6,7 @@ use super::bench::{Bench, NEVER, Setup, asked, backend, handshake, nobody, read_
 use crate::gate::refusal::{Outcome, Refusal};
 
 /// Checks that an answer is this refusal, with everything that belongs to it.
-fn expect(answer: &str, refusal: Refusal) {
+pub(super) fn expect(answer: &str, refusal: Refusal) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
     assert!(head.starts_with(&format!("HTTP/1.1 {} ", refusal.status().as_str())), "{answer}");
     let head = head.to_ascii_lowercase();

@@ -1,68 +1,17 @@
 //! TLS listeners, and the pairs behind them that the gate carries itself.
 
-use std::fs::File;
-use std::io::{Seek as _, Write as _};
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-
 use proxy_common::layout::{DirCounters, Direction};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::bench::{
     Bench, NEVER, Setup, asked, backend, handshake, nobody, read_all, read_exact, read_head, switching, until,
 };
+use super::identity::{Identity, file};
 use crate::gate::refusal::Outcome;
 use crate::handoff::{EndReason, Facts, ToKeeper};
-
-/// A certificate for `app.test`, its key, and how a client trusts it.
-struct Identity {
-    certificate: String,
-    key: String,
-    der: CertificateDer<'static>,
-}
-
-impl Identity {
-    fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(vec!["app.test".to_owned()]).unwrap();
-        Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
-    }
-
-    fn setup(&self, servers: &[std::net::SocketAddr], more: &str) -> Setup {
-        Setup::tls(servers, more, file(&self.certificate), file(&self.key))
-    }
-
-    /// What a client trusts and asks for.
-    fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&[u8]]) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        TlsConnector::from(Arc::new(config))
-    }
-
-    async fn connect(&self, bench: &Bench) -> TlsStream<TcpStream> {
-        let name = ServerName::try_from("app.test").unwrap();
-        self.client(rustls::ALL_VERSIONS, &[]).connect(name, bench.connect().await).await.unwrap()
-    }
-}
-
-fn file(text: &str) -> OwnedFd {
-    let memory = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    let mut file = File::from(memory);
-    file.write_all(text.as_bytes()).unwrap();
-    file.rewind().unwrap();
-    file.into()
-}
 
 /// A carried pair.
 struct Pair {
@@ -77,7 +26,7 @@ struct Pair {
 async fn pair(from_client: &[u8], from_backend: &[u8], more: &str) -> Pair {
     let identity = Identity::new();
     let (server, listener) = backend().await;
-    let mut bench = identity.setup(&[server], more).ready().await;
+    let mut bench = identity.listener(&[server], more).ready().await;
     let mut client = identity.connect(&bench).await;
     let request = handshake("/", "Origin: https://app.test\r\n");
     client.write_all(&[request.as_bytes(), from_client].concat()).await.unwrap();
@@ -239,7 +188,7 @@ async fn a_silent_pair_ends_where_that_is_configured() {
 #[tokio::test]
 async fn both_versions_of_tls_and_no_http_2() {
     let identity = Identity::new();
-    let bench = identity.setup(&[nobody().await], "").ready().await;
+    let bench = identity.listener(&[nobody().await], "").ready().await;
     let name = || ServerName::try_from("app.test").unwrap();
     for version in rustls::ALL_VERSIONS {
         let connector = identity.client(&[*version], &[b"h2", b"http/1.1"]);
@@ -255,7 +204,7 @@ async fn both_versions_of_tls_and_no_http_2() {
 #[tokio::test]
 async fn refusals_behind_tls_end_properly() {
     let identity = Identity::new();
-    let bench = identity.setup(&[nobody().await], "").ready().await;
+    let bench = identity.listener(&[nobody().await], "").ready().await;
     let mut client = identity.connect(&bench).await;
     client.write_all(handshake("/", "Origin: http://app.test\r\n").as_bytes()).await.unwrap();
     let answer = read_all(&mut client).await;
@@ -268,14 +217,14 @@ async fn refusals_behind_tls_end_properly() {
 
 #[tokio::test]
 async fn plain_http_on_the_tls_port_is_told_so() {
-    let bench = Identity::new().setup(&[nobody().await], "").ready().await;
+    let bench = Identity::new().listener(&[nobody().await], "").ready().await;
     let answer = bench.ask(&handshake("/", "")).await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("reason=plain-http-on-tls;"), "{answer}");
 }
 
 #[tokio::test]
 async fn a_wrong_first_message_gets_an_alert() {
-    let bench = Identity::new().setup(&[nobody().await], "").ready().await;
+    let bench = Identity::new().listener(&[nobody().await], "").ready().await;
     let mut client = bench.connect().await;
     // A record (RFC 8446 §5.1) with a ServerHello, which is not a client's to send.
     client.write_all(&[0x16, 0x03, 0x01, 0x00, 0x04, 0x02, 0, 0, 0]).await.unwrap();
@@ -288,7 +237,7 @@ async fn a_wrong_first_message_gets_an_alert() {
 
 #[tokio::test]
 async fn bytes_that_are_no_records_are_closed_on() {
-    let bench = Identity::new().setup(&[nobody().await], "").ready().await;
+    let bench = Identity::new().listener(&[nobody().await], "").ready().await;
     for (count, garbage) in (1..).zip([b"\0\0\0\0\0\0\0\0", b"\x80\x2e\x01\0\x02\0\x15\0", b"ssh-2.0\n"]) {
         let mut client = bench.connect().await;
         client.write_all(garbage).await.unwrap();
@@ -301,7 +250,7 @@ async fn bytes_that_are_no_records_are_closed_on() {
 
 #[tokio::test]
 async fn a_client_that_never_speaks_tls_is_closed() {
-    let bench = Identity::new().setup(&[nobody().await], "[timeouts]\nhead = \"100ms\"\n").ready().await;
+    let bench = Identity::new().listener(&[nobody().await], "[timeouts]\nhead = \"100ms\"\n").ready().await;
     let mut client = bench.connect().await;
     client.write_all(&[0x16, 0x03]).await.unwrap();
     // With the rest of its bytes unread, the close may be an RST.
@@ -314,8 +263,8 @@ async fn a_certificate_that_is_none_stops_the_start_and_is_named() {
     let (good, other) = (Identity::new(), Identity::new());
     let cases = [
         ("no PEM at all", good.key.as_str(), "cert.pem: there is no certificate"),
-        (good.certificate.as_str(), "no PEM at all", "key.pem: cannot read the private key"),
-        (good.certificate.as_str(), other.key.as_str(), "cert.pem and key.pem"),
+        (good.certificate(), "no PEM at all", "key.pem: cannot read the private key"),
+        (good.certificate(), other.key.as_str(), "cert.pem and key.pem"),
     ];
     for (certificate, key, says) in cases {
         let setup = Setup::tls(&[nobody().await], "", file(certificate), file(key));

@@ -1,19 +1,11 @@
-//! Tells peers that are dead from peers that only do not read.
-//!
-//! TCP_USER_TIMEOUT ends a connection whose peer acknowledges nothing, which is right; it also ends one whose peer
-//! keeps its window closed, which is wrong: it lives, and will read again. So the option is taken off a socket while
-//! its peer's window is closed, and the kernel's own rule holds: the connection lives as long as probes are answered.
+//! The round over all pairs that finds peers which are alive and only do not read: [`patience`].
 
 use std::time::{Duration, Instant};
 
 use proxy_common::layout::Direction;
-use rustix::net::sockopt;
 
 use super::Relay;
-use crate::sys::socket;
-
-/// How often the round is made within the time after which a peer would be taken for dead.
-const ROUNDS: u32 = 3;
+use crate::sys::patience;
 
 /// When the next round is due.
 #[derive(Debug)]
@@ -24,8 +16,7 @@ pub(super) struct Patrol {
 
 impl Patrol {
     pub(super) fn new(user_timeout: Duration, now: Instant) -> Self {
-        // An hour is often enough for timeouts beyond what the option can say.
-        let every = (user_timeout / ROUNDS).min(Duration::from_secs(3600));
+        let every = patience::interval(user_timeout);
         Self { due: now + every, every }
     }
 
@@ -41,17 +32,10 @@ impl Relay {
             return;
         }
         self.patrol.due = now + self.patrol.every;
-        let timeout = socket::user_timeout_ms(self.limits.user_timeout);
         for (_, pair) in self.table.iter_mut() {
             for side in Direction::ALL {
-                let known = pair.flow(side).patient;
-                let socket = pair.source(side);
-                let queued = socket::unacknowledged(socket).unwrap_or(0);
-                let patient = queued > 0 && socket::peer_takes_nothing(socket).unwrap_or(false);
-                if patient != known && sockopt::set_tcp_user_timeout(socket, if patient { 0 } else { timeout }).is_ok()
-                {
-                    pair.flow_mut(side).patient = patient;
-                }
+                let socket = &pair.sockets[side as usize];
+                patience::look(socket, self.limits.user_timeout, &mut pair.flows[side as usize].patient);
             }
         }
     }

@@ -1,0 +1,134 @@
+//! A connection to a client or to a backend, plain or behind TLS.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+use super::handshake::Scheme;
+use super::tls::{KernelTls, Records};
+use crate::handoff::WhyNot;
+use crate::ktls::Leg;
+
+/// One side of a pair, from its handshake on.
+pub(super) enum Stream {
+    /// TCP.
+    Plain(TcpStream),
+    /// TLS whose keys the kernel has.
+    Kernel(Box<KernelTls>),
+    /// TLS whose keys are in this process, and why. Boxed: it is moved at every change of state, and is some kilobytes.
+    User(Box<TlsStream<Records>>, WhyNot),
+}
+
+/// Who holds a connection's keys, which says who can carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// There are none: the connection is plain.
+    None,
+    /// The kernel.
+    Kernel,
+    /// This process, for this reason.
+    User(WhyNot),
+}
+
+impl Keys {
+    /// What a request that came over such a connection is called.
+    pub(super) const fn scheme(self) -> Scheme {
+        match self {
+            Self::None => Scheme::Plain,
+            Self::Kernel | Self::User(_) => Scheme::Tls,
+        }
+    }
+}
+
+impl Stream {
+    /// Who holds its keys.
+    pub(super) const fn keys(&self) -> Keys {
+        match self {
+            Self::Plain(_) => Keys::None,
+            Self::Kernel(_) => Keys::Kernel,
+            Self::User(_, why) => Keys::User(*why),
+        }
+    }
+
+    /// The TCP connection below.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Kernel(tls) => tls.tcp(),
+            Self::User(tls, _) => tls.get_ref().0.tcp(),
+        }
+    }
+
+    /// Takes the socket out of this process's event loop, for the keeper, with what goes along if it has TLS keys.
+    ///
+    /// # Errors
+    /// Its keys are in this process and would be lost; or the event loop does not let it go.
+    pub(super) fn into_socket(self) -> io::Result<(std::net::TcpStream, Option<Leg>)> {
+        match self {
+            Self::Plain(tcp) => Ok((tcp.into_std()?, None)),
+            Self::Kernel(tls) => tls.into_parts().map(|(tcp, leg)| (tcp, Some(leg))),
+            Self::User(..) => Err(io::Error::other("a TLS session of this process cannot be handed over")),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Kernel(tls) => Pin::new(tls).poll_read(cx, buffer),
+            Self::User(tls, _) => Pin::new(tls).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Kernel(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::User(tls, _) => Pin::new(tls).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Kernel(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            Self::User(tls, _) => Pin::new(tls).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Kernel(tls) => tls.is_write_vectored(),
+            Self::User(tls, _) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Kernel(tls) => Pin::new(tls).poll_flush(cx),
+            Self::User(tls, _) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    /// Ends the sending direction: a FIN, behind a close_notify where there is TLS.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Kernel(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::User(tls, _) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}

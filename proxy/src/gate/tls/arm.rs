@@ -1,0 +1,164 @@
+//! A TLS session's keys go to the kernel, right behind its handshake.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::KeyLog;
+use tokio_rustls::TlsStream;
+
+use super::kernel::KernelTls;
+use super::records::Records;
+use crate::gate::stream::Stream;
+use crate::handoff::WhyNot;
+use crate::ktls::{Ability, Handshaken, Keys, Ready, Role, Secret, Suite};
+
+/// What the kernel does for this gate's TLS.
+pub(in crate::gate) struct Arming {
+    ability: Ability,
+    /// Why sessions stay in userspace where the kernel can do nothing.
+    otherwise: WhyNot,
+    /// Records to send with one key.
+    key_records: u64,
+    /// The kernel has refused keys although the trial went well: none is asked for again.
+    refused: AtomicBool,
+}
+
+impl Arming {
+    pub(in crate::gate) fn new(ability: Ability, otherwise: WhyNot, key_records: u64) -> Self {
+        Self { ability, otherwise, key_records, refused: AtomicBool::new(false) }
+    }
+
+    /// Whether it is worth to keep a session's secrets.
+    pub(super) fn wanted(&self) -> bool {
+        self.ability.any() && !self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Why the keys of a session with this suite cannot go to the kernel, if they cannot.
+    fn why_not(&self, suite: Option<Suite>) -> Option<WhyNot> {
+        if !self.ability.any() {
+            Some(self.otherwise)
+        } else if self.refused.load(Ordering::Relaxed) {
+            Some(WhyNot::NoKtls)
+        } else if suite.is_none_or(|suite| !self.ability.can(suite)) {
+            Some(WhyNot::KtlsSuite)
+        } else {
+            None
+        }
+    }
+
+    /// Gives the keys to the kernel where that can be done; else the session stays as it is.
+    ///
+    /// # Errors
+    /// The kernel refused them half-way: the connection can only be closed. It is not tried again with others.
+    pub(super) fn arm(&self, mut tls: TlsStream<Records>, secrets: &Secrets) -> io::Result<Stream> {
+        match self.ready(&mut tls) {
+            Ok((suite, ready)) => self.install(tls, suite, ready, secrets),
+            Err(why) => {
+                let (records, _) = tls.get_mut();
+                records.free();
+                Ok(Stream::User(Box::new(tls), why))
+            }
+        }
+    }
+
+    fn ready(&self, tls: &mut TlsStream<Records>) -> Result<(Suite, Ready), WhyNot> {
+        let (_, session) = tls.get_ref();
+        let suite = Suite::of(session.protocol_version(), session.negotiated_cipher_suite());
+        if let Some(why) = self.why_not(suite) {
+            return Err(why);
+        }
+        let nothing_waits = match tls {
+            TlsStream::Server(tls) => {
+                nothing_waits(tls.get_mut().1.process_new_packets(), tls.get_ref().1.wants_write())
+            }
+            TlsStream::Client(tls) => {
+                nothing_waits(tls.get_mut().1.process_new_packets(), tls.get_ref().1.wants_write())
+            }
+        };
+        let (records, _) = tls.get_ref();
+        let suite = suite.filter(|_| nothing_waits && records.between_records()).ok_or(WhyNot::KtlsSuite)?;
+        let ready = Ready::make(records.tcp().as_fd()).map_err(|error| {
+            tracing::debug!(%error, "a socket does not take the tls ULP");
+            WhyNot::NoKtls
+        })?;
+        Ok((suite, ready))
+    }
+
+    fn install(&self, tls: TlsStream<Records>, suite: Suite, ready: Ready, secrets: &Secrets) -> io::Result<Stream> {
+        let (records, extracted, role) = match tls {
+            TlsStream::Server(tls) => {
+                let (records, session) = tls.into_inner();
+                (records, session.dangerous_extract_secrets(), Role::Server)
+            }
+            TlsStream::Client(tls) => {
+                let (records, session) = tls.into_inner();
+                (records, session.dangerous_extract_secrets(), Role::Client)
+            }
+        };
+        let extracted = extracted.map_err(io::Error::other)?;
+        let keys = |(sequence, secrets)| {
+            Keys::of(sequence, &secrets).ok_or_else(|| io::Error::other("rustls gave keys of another cipher"))
+        };
+        let done =
+            Handshaken { suite, role, tx: keys(extracted.tx)?, rx: keys(extracted.rx)?, secrets: secrets.take(role) };
+        let tcp = records.into_tcp();
+        match ready.arm(tcp.as_fd(), done, self.ability.rekey, self.key_records) {
+            Ok(leg) => Ok(Stream::Kernel(Box::new(KernelTls::new(tcp, leg)))),
+            Err(error) => {
+                self.refused.store(true, Ordering::Relaxed);
+                tracing::warn!(%error, ?suite, "the kernel refused TLS keys: userspace keeps them from now on");
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether a session has given out everything that it has read, and written everything that it is to write.
+fn nothing_waits(state: Result<rustls::IoState, rustls::Error>, wants_write: bool) -> bool {
+    state.is_ok_and(|state| state.plaintext_bytes_to_read() == 0) && !wants_write
+}
+
+/// The traffic secrets of one session of TLS 1.3, as rustls tells its key log: later keys are made from them.
+#[derive(Default)]
+pub(super) struct Secrets(Mutex<[Option<Secret>; 2]>);
+
+const LABELS: [&str; 2] = ["CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"];
+
+impl Secrets {
+    /// What this side sends with, and what it receives with.
+    fn take(&self, role: Role) -> Option<(Secret, Secret)> {
+        let [client, server] = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        match role {
+            Role::Client => client.zip(server),
+            Role::Server => server.zip(client),
+        }
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets(…)")
+    }
+}
+
+impl KeyLog for Secrets {
+    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+        if let Some(place) = LABELS.iter().position(|known| *known == label) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)[place] = Some(Secret::new(secret));
+        }
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        LABELS.contains(&label)
+    }
+}
+
+/// A session's own copy of what its side has in common with others, with a place for its secrets.
+pub(super) fn with_secrets<C: Clone>(shared: &C, set: impl FnOnce(&mut C, Arc<Secrets>)) -> (Arc<C>, Arc<Secrets>) {
+    let secrets = Arc::new(Secrets::default());
+    let mut own = shared.clone();
+    set(&mut own, secrets.clone());
+    (Arc::new(own), secrets)
+}

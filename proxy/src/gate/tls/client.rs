@@ -1,0 +1,133 @@
+//! TLS with backends. What a server shows is always verified.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::arm::{self, Arming};
+use super::kernel::Broken;
+use super::records::Records;
+use super::{HTTP_1_1, certificates, private_key, provider};
+use crate::config;
+use crate::gate::refusal::Refusal;
+use crate::gate::stream::Stream;
+use crate::ktls::Why;
+
+/// A backend's TLS.
+pub(in crate::gate) struct Connector {
+    tls: TlsConnector,
+    /// What its certificate must be for, and what SNI asks for. None: the address of the server that is dialled.
+    name: Option<ServerName<'static>>,
+}
+
+/// The system's roots, once they have been asked for.
+#[derive(Default)]
+pub(in crate::gate) struct Roots(Option<Arc<RootCertStore>>);
+
+impl Roots {
+    fn of_the_system(&mut self) -> anyhow::Result<Arc<RootCertStore>> {
+        if let Some(roots) = &self.0 {
+            return Ok(roots.clone());
+        }
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::debug!(%error, "a root certificate of the system cannot be read");
+        }
+        let mut roots = RootCertStore::empty();
+        let (taken, _) = roots.add_parsable_certificates(found.certs);
+        anyhow::ensure!(
+            taken > 0,
+            "tls without `ca` trusts the system's root certificates, and there are none: install Debian's \
+             ca-certificates, or name a PEM file with `ca`"
+        );
+        tracing::debug!(taken, "the system's root certificates");
+        Ok(self.0.insert(Arc::new(roots)).clone())
+    }
+}
+
+impl Connector {
+    /// Makes a backend's TLS from its settings and its PEM files: those in `ca`, and a certificate with its key.
+    ///
+    /// # Errors
+    /// A file that holds no certificate or key, a certificate and a key that do not belong together, or no root
+    /// certificate at all; the message names the file or says what to do.
+    pub(in crate::gate) fn new(
+        settings: &config::BackendTls,
+        ca: Option<OwnedFd>,
+        identity: Option<[OwnedFd; 2]>,
+        system: &mut Roots,
+    ) -> anyhow::Result<Self> {
+        let roots = match (ca, &settings.ca) {
+            (Some(file), Some(name)) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates(file, name)? {
+                    roots.add(certificate).with_context(|| format!("{}: cannot be used as a CA", name.display()))?;
+                }
+                Arc::new(roots)
+            }
+            _ => system.of_the_system()?,
+        };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let mut config = match (identity, &settings.certificate, &settings.key) {
+            (Some([certificate, key]), Some(chain_name), Some(key_name)) => {
+                let (chain, key) = (certificates(certificate, chain_name)?, private_key(key, key_name)?);
+                builder.with_client_auth_cert(chain, key).with_context(|| {
+                    let (chain, key) = (chain_name.display(), key_name.display());
+                    format!("{chain} and {key}: the certificate or its key cannot be used")
+                })?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        // Sessions are resumed from rustls's own store in memory, which is bounded (256 names).
+        let name = settings.server_name.clone().map(ServerName::try_from).transpose().context("server_name")?;
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), name })
+    }
+}
+
+/// Does the TLS handshake with a server, and gives the keys to the kernel if it takes them. Cancelled, it closes the connection.
+///
+/// # Errors
+/// What rustls or the socket says; [`failure`] says what it means.
+pub(in crate::gate) async fn connect(
+    stream: TcpStream,
+    connector: &Connector,
+    server: IpAddr,
+    arming: &Arming,
+) -> io::Result<Stream> {
+    let name = connector.name.clone().unwrap_or_else(|| ServerName::from(server));
+    let (tls, secrets) = if arming.wanted() {
+        let (config, secrets) = arm::with_secrets(&**connector.tls.config(), |config, secrets| {
+            config.enable_secret_extraction = true;
+            config.key_log = secrets;
+        });
+        (TlsConnector::from(config), secrets)
+    } else {
+        (connector.tls.clone(), Arc::default())
+    };
+    let session = tls.connect(name, Records::new(stream)).await?;
+    arming.arm(session.into(), &secrets)
+}
+
+/// What it means that a TLS session with a backend failed with this error; `None` if it is not TLS's.
+pub(in crate::gate) fn failure(error: &io::Error) -> Option<Refusal> {
+    use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented};
+    let cause = error.get_ref()?;
+    if let Some(Broken(why)) = cause.downcast_ref() {
+        return Some(if let Why::Alert(_) = why { Refusal::BackendAlert } else { Refusal::BackendTls });
+    }
+    Some(match cause.downcast_ref::<rustls::Error>()? {
+        InvalidCertificate(_) | NoCertificatesPresented => Refusal::BackendCertificate,
+        AlertReceived(_) => Refusal::BackendAlert,
+        _ => Refusal::BackendTls,
+    })
+}
