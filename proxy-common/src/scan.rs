@@ -6,6 +6,8 @@
 //! The code is written for the BPF verifier as much as for people: [`Scanner::step`] has no loop, and every
 //! index into the window is a constant.
 
+use core::hint::black_box;
+
 use crate::layout::{DirCounters, OPCODE_COUNT, SIZE_BUCKETS};
 
 /// The labels of [`DirCounters::frames`], in index order.
@@ -237,8 +239,9 @@ impl Scanner {
     #[inline(always)]
     fn complete(&mut self, counters: &mut DirCounters) {
         let opcode = self.head & 0x0f;
-        // `& 7` and the `min` tell the verifier what `opcode_index` and `size_bucket` already hold.
-        let kind = opcode_index(opcode) & (OPCODE_COUNT - 1);
+        // The mask and the comparison tell the verifier what `opcode_index` and `size_bucket` already hold. The compiler
+        // knows it as well and would drop the mask; the verifier of Linux 6.12 then refuses the index.
+        let kind = black_box(opcode_index(opcode)) & (OPCODE_COUNT - 1);
         counters.frames[kind] = counters.frames[kind].wrapping_add(1);
         let bucket = size_bucket(self.length);
         if bucket < SIZE_BUCKETS {
