@@ -156,3 +156,10 @@ fn no_suite(error: &io::Error) -> Lack {
         _ => format!("installing keys: {error}"),
     })
 }
+
+/// An end that receives with made-up keys and sends as it is told: a peer that may say what no library says.
+#[cfg(test)]
+pub(crate) fn receive_only(socket: std::os::fd::BorrowedFd<'_>, suite: Suite, role: Role) -> io::Result<()> {
+    socket::set_ulp(socket, c"tls")?;
+    crate::sys::ktls::install(socket, crate::sys::ktls::Way::Rx, suite.crypto_info(&made_up(suite, role).rx).as_ref())
+}

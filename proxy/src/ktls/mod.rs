@@ -11,6 +11,8 @@ mod post;
 mod secret;
 mod suite;
 
+#[cfg(test)]
+pub(crate) use ability::receive_only;
 pub use ability::{Ability, Lack, SuiteAbility, made_up};
 pub use leg::{Failure, Handshaken, Leg, Progress, Ready, Received, Why};
 pub use secret::Secret;

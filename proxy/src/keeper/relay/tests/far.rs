@@ -32,6 +32,10 @@ impl Far {
         &self.tcp
     }
 
+    pub(super) fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+
     pub(super) fn leg(&self) -> MutexGuard<'_, Leg> {
         self.leg.as_ref().unwrap().lock().unwrap()
     }

@@ -16,7 +16,7 @@ use crate::handoff::{ConnId, Engine, Facts, NewPair, WhyNot};
 use crate::keeper::reactor::{Reactor, Source};
 use crate::keeper::relay::Relay;
 use crate::kernel::{Kernel, probe};
-use crate::ktls::{Ability, Cipher, Leg, Ready, Role, Suite, Version, made_up};
+use crate::ktls::{Ability, Cipher, Leg, Ready, Role, Suite, Version, made_up, receive_only};
 
 /// Nothing here takes this long: whatever does is stuck.
 pub(super) const STUCK: Duration = Duration::from_secs(60);
@@ -27,6 +27,9 @@ pub(super) struct Rig {
     next: u64,
     /// The suite, and whether the client's and the backend's side speak TLS.
     tls: Option<(Suite, [bool; 2])>,
+    /// The client's end sends as it likes.
+    raw_client: bool,
+    key_records: u64,
 }
 
 /// The far ends of one pair.
@@ -52,7 +55,7 @@ pub(super) fn with_every_engine(config: &Config, test: impl Fn(&mut Rig)) {
 
 /// Runs a test over every pairing with TLS, with this suite or all that this kernel has.
 pub(super) fn over_ktls(config: &Config, suite: Option<Suite>, test: impl Fn(&mut Rig)) {
-    let ability = Ability::find();
+    let ability = ability();
     if let Some(why) = ability.why_none() {
         return skip("ktls", why);
     }
@@ -63,6 +66,12 @@ pub(super) fn over_ktls(config: &Config, suite: Option<Suite>, test: impl Fn(&mu
             test(&mut Rig::new(config, None, Some((suite, sides))));
         }
     }
+}
+
+/// What this kernel can do with TLS.
+pub(super) fn ability() -> &'static Ability {
+    static ABILITY: OnceLock<Ability> = OnceLock::new();
+    ABILITY.get_or_init(Ability::find)
 }
 
 /// What most clients speak.
@@ -106,7 +115,13 @@ impl Rig {
         if let Some(kernel) = &kernel {
             reactor.add(kernel.events_fd(), Source::Events, rustix::event::epoll::EventFlags::IN).unwrap();
         }
-        Self { relay: Relay::new(config, 16, kernel, None, reactor).unwrap(), next: 0, tls }
+        Self {
+            relay: Relay::new(config, 16, kernel, None, reactor).unwrap(),
+            next: 0,
+            tls,
+            raw_client: false,
+            key_records: config.relay.tls_key_records,
+        }
     }
 
     pub(super) fn engine(&self) -> Engine {
@@ -121,6 +136,19 @@ impl Rig {
     /// Opens a pair that has nothing left over.
     pub(super) fn open(&mut self) -> Ends {
         self.open_with(b"", b"", |_, _| {})
+    }
+
+    /// Which of client and backend speak TLS, if this is about TLS.
+    pub(super) fn sides(&self) -> Option<[bool; 2]> {
+        self.tls.map(|(_, sides)| sides)
+    }
+
+    /// Opens a pair whose client's end has keys to receive with, and sends what the test makes.
+    pub(super) fn open_with_raw_client(&mut self) -> Ends {
+        self.raw_client = true;
+        let ends = self.open();
+        self.raw_client = false;
+        ends
     }
 
     /// Opens a pair; `before` may use its far ends, and read from the near ones, before the relay gets it.
@@ -157,14 +185,17 @@ impl Rig {
     /// Gives both ends of a connection their TLS keys, if this side is to speak TLS.
     fn arm(&self, side: usize, far: &TcpStream, near: &TcpStream) -> (Option<Leg>, Option<Leg>) {
         let Some((suite, _)) = self.tls.filter(|(_, sides)| sides[side]) else { return (None, None) };
-        let roles = if side == 0 { [Role::Client, Role::Server] } else { [Role::Server, Role::Client] };
-        let ready = [far, near].map(|end| Ready::make(end.as_fd()).unwrap());
-        let limit = Config::default().relay.tls_key_records;
-        let mut legs = [far, near].into_iter().zip(ready).zip(roles).map(|((end, ready), role)| {
-            let rekey = Ability::find().rekey;
-            ready.arm(end.as_fd(), made_up(suite, role), rekey, limit).unwrap()
-        });
-        (legs.next(), legs.next())
+        let (far_role, near_role) = if side == 0 { (Role::Client, Role::Server) } else { (Role::Server, Role::Client) };
+        let leg = |end: &TcpStream, role, key_records| {
+            let ready = Ready::make(end.as_fd()).unwrap();
+            ready.arm(end.as_fd(), made_up(suite, role), ability().rekey, key_records).unwrap()
+        };
+        let near = leg(near, near_role, self.key_records);
+        if side == 0 && self.raw_client {
+            receive_only(far.as_fd(), suite, far_role).unwrap();
+            return (None, Some(near));
+        }
+        (Some(leg(far, far_role, u64::MAX)), Some(near))
     }
 
     /// Lets the relay work until `done` says so.
