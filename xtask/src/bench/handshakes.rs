@@ -76,7 +76,7 @@ fn visit(plan: &Plan, paths: &Paths, target: &Running, kind: Kind) -> Result<Han
         resume: kind.resume,
         warm_up: plan.warm_up,
         measured: plan.measured,
-        proxy: target.pids.clone(),
+        proxy: target.pids()?,
     });
     match client.ask(&order, plan.warm_up + plan.measured + Duration::from_secs(20))? {
         Answer::Visited(found) => {

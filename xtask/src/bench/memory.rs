@@ -139,12 +139,13 @@ fn pass(target: Target, plan: &Plan, paths: &Paths, tls: Option<&Certificate>) -
 }
 
 fn reading(connections: usize, running: &Running, helpers: &[u32]) -> Result<Reading> {
+    let pids = running.pids()?;
     Ok(Reading {
         connections,
-        proxy: procfs::user_memory(&running.pids)?,
+        proxy: procfs::user_memory(&pids)?,
         helpers: procfs::user_memory(helpers)?.pss,
         machine: procfs::machine_memory()?,
-        threads: procfs::threads(&running.pids).0,
+        threads: procfs::threads(&pids).0,
     })
 }
 

@@ -83,7 +83,7 @@ impl Rounds<'_> {
         let mut stuck = None;
         for (target, running) in &self.running {
             let target = *target;
-            let window = Window { payload: 0, warm_up: self.plan.warm_up, measured, proxy: running.pids.clone() };
+            let window = Window { payload: 0, warm_up: self.plan.warm_up, measured, proxy: Vec::new() };
             let mut keep = |cell, sample| self.records.push(Record { visit, target, cell, sample });
             if let Err(error) = visit_one(self.paths, running, connections, window, &mut keep) {
                 let cell = Some(format!("{connections} connections, visit {visit}"));
@@ -126,6 +126,7 @@ fn visit_one(
     let mut client = Helper::start(paths, "client")?;
     connect(&mut client, &target.door, connections)?;
     target.check_engine(connections)?;
+    let window = Window { proxy: target.pids()?, ..window };
     let patience = window.warm_up + window.measured + Duration::from_secs(20);
     for payload in PAYLOADS {
         let order = Order::Measure(Window { payload, ..window.clone() });

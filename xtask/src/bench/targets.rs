@@ -68,10 +68,8 @@ impl Target {
 pub(super) struct Running {
     /// Where clients connect, and what they speak there.
     pub(super) door: Door,
-    /// The proxy's processes; none for a direct connection.
-    pub(super) pids: Vec<u32>,
     engine: Option<(SocketAddr, &'static str)>,
-    _proxy: Option<Proxy>,
+    proxy: Option<Proxy>,
 }
 
 /// Starts a target in front of `backend` and waits until it accepts. With a certificate, a proxy's clients speak TLS.
@@ -83,7 +81,7 @@ pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr, tls: Opt
     let (command, log) = match target {
         Target::Direct => {
             let door = Door { to: backend, certificate: None };
-            return Ok(Running { door, pids: Vec::new(), engine: None, _proxy: None });
+            return Ok(Running { door, engine: None, proxy: None });
         }
         Target::Nginx => {
             let config = file("nginx.conf");
@@ -118,15 +116,18 @@ pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr, tls: Opt
     })?;
     let engine = target.engine().map(|engine| (admin, engine));
     let door = Door { to: listen, certificate: tls.map(|files| files.certificate.clone()) };
-    let mut running = Running { door, pids: Vec::new(), engine, _proxy: None };
-    // Sluice's listener is open before its gate runs; the gate answers for /metrics, so that all processes are there.
+    let running = Running { door, engine, proxy: Some(proxy) };
+    // Sluice's listener is open before its gate runs; the gate answers for /metrics.
     running.check_engine(0)?;
-    running.pids = proxy.pids()?;
-    running._proxy = Some(proxy);
     Ok(running)
 }
 
 impl Running {
+    /// The proxy's processes as they are now: NGINX accepts before all of its workers run. None for a direct connection.
+    pub(super) fn pids(&self) -> Result<Vec<u32>> {
+        self.proxy.as_ref().map_or(Ok(Vec::new()), Proxy::pids)
+    }
+
     /// For Sluice: waits until its own count says that the wanted engine carries this many pairs.
     pub(super) fn check_engine(&self, pairs: usize) -> Result<()> {
         let Some((admin, engine)) = self.engine else { return Ok(()) };
