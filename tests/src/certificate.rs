@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
 
@@ -22,9 +23,22 @@ impl Certificate {
     /// # Errors
     /// The files cannot be written.
     pub fn make(folder: &Path) -> anyhow::Result<Self> {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        Self::of(&KeyPair::generate()?, folder)
+    }
+
+    /// The same with an RSA key of 2048 bits instead of an ECDSA one on P-256.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn make_rsa(folder: &Path) -> anyhow::Result<Self> {
+        Self::of(&KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)?, folder)
+    }
+
+    fn of(key: &KeyPair, folder: &Path) -> anyhow::Result<Self> {
+        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let certificate = CertificateParams::new(names)?.self_signed(key)?;
         let files = Self { certificate: folder.join("cert.pem"), key: folder.join("key.pem") };
-        for (file, text) in [(&files.certificate, made.cert.pem()), (&files.key, made.signing_key.serialize_pem())] {
+        for (file, text) in [(&files.certificate, certificate.pem()), (&files.key, key.serialize_pem())] {
             std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
         }
         Ok(files)

@@ -1,16 +1,19 @@
 //! The load generator: one thread, one epoll, one echo outstanding on each connection.
 
 use std::io::{self, BufRead, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustls::ClientConfig;
+use sluice_tests::stream::Stream;
 
-use super::control::{Answer, Order, Sample, Window, answer};
+use super::client_tls;
+use super::control::{Answer, Door, Order, Sample, Window, answer};
 use super::frame::{self, MASK};
 use super::poller::{self, Poller};
 use super::procfs::{self, CpuTime};
-use super::{process, stats};
+use super::{process, stats, visitors};
 
 const SCRATCH: usize = 64 * 1024;
 /// Every so many echoes of a connection, the whole payload is compared, else its length, header and stamp.
@@ -23,6 +26,8 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// Payload of the echo that every new connection carries.
 const FIRST_PAYLOAD: usize = 128;
 const STAMP: usize = 8;
+/// The most that the answer to an upgrade request may take: proxies add little to some 200 bytes.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// A message as it is sent and as it must come back. Its first payload bytes are a stamp of connection and number.
 struct Message {
@@ -64,12 +69,15 @@ fn stamp(connection: usize, number: u32) -> [u8; STAMP] {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     number: u32,
     sent_at: Instant,
     received: usize,
     outstanding: bool,
+    /// What the stream did not take.
     unsent: Vec<u8>,
+    /// The socket is full: there is something unsent, or something of it is in the TLS session.
+    full: bool,
 }
 
 struct Load {
@@ -85,8 +93,9 @@ pub(super) fn run() -> Result<()> {
     let mut load = Load { poller: Poller::new()?, connections: Vec::new(), scratch: vec![0; SCRATCH], outstanding: 0 };
     for line in io::stdin().lock().lines() {
         let done = match serde_json::from_str(&line?)? {
-            Order::Connect { to, connections } => load.connect(to, connections).map(|()| Answer::Connected),
+            Order::Connect { door, connections } => load.connect(&door, connections).map(|()| Answer::Connected),
             Order::Measure(window) => load.measure(&window).map(Answer::Measured),
+            Order::Visit(visits) => visitors::measure(&visits).map(Answer::Visited),
             Order::Count => bail!("the load generator does not count connections"),
         };
         match done {
@@ -98,13 +107,21 @@ pub(super) fn run() -> Result<()> {
 }
 
 impl Load {
-    fn connect(&mut self, to: SocketAddr, count: usize) -> Result<()> {
+    fn connect(&mut self, door: &Door, count: usize) -> Result<()> {
+        let tls = door.certificate.as_deref().map(|file| client_tls::config(file, false)).transpose()?;
         let old = self.connections.len();
         for token in old..old + count {
-            let stream = upgrade(to).with_context(|| format!("connection {token} to {to}"))?;
-            self.poller.watch(&stream, token)?;
-            let (unsent, sent_at) = (Vec::new(), Instant::now());
-            self.connections.push(Connection { stream, number: 0, sent_at, received: 0, outstanding: false, unsent });
+            let stream = upgrade(door, tls.clone()).with_context(|| format!("connection {token} to {}", door.to))?;
+            self.poller.watch(stream.tcp(), token)?;
+            self.connections.push(Connection {
+                stream,
+                number: 0,
+                sent_at: Instant::now(),
+                received: 0,
+                outstanding: false,
+                unsent: Vec::new(),
+                full: false,
+            });
         }
         let mut message = Message::new(FIRST_PAYLOAD)?;
         for token in old..old + count {
@@ -186,9 +203,10 @@ impl Load {
         self.outstanding += 1;
         message.stamp(token, connection.number);
         let written = poller::write(&mut connection.stream, &message.sent)?;
-        if written < message.sent.len() {
+        if written < message.sent.len() || !poller::flush(&mut connection.stream)? {
             connection.unsent.extend_from_slice(&message.sent[written..]);
-            self.poller.wait_for_room(&connection.stream, token, true)?;
+            connection.full = true;
+            self.poller.wait_for_room(connection.stream.tcp(), token, true)?;
         }
         Ok(())
     }
@@ -196,11 +214,14 @@ impl Load {
     /// One read or one write of a connection that is ready; `true` when its echo is complete.
     fn turn(&mut self, token: usize, message: &mut Message) -> Result<bool> {
         let connection = &mut self.connections[token];
-        if !connection.unsent.is_empty() {
-            let written = poller::write(&mut connection.stream, &connection.unsent)?;
-            connection.unsent.drain(..written);
-            if connection.unsent.is_empty() {
-                self.poller.wait_for_room(&connection.stream, token, false)?;
+        if connection.full {
+            if !connection.unsent.is_empty() {
+                let written = poller::write(&mut connection.stream, &connection.unsent)?;
+                connection.unsent.drain(..written);
+            }
+            if connection.unsent.is_empty() && poller::flush(&mut connection.stream)? {
+                connection.full = false;
+                self.poller.wait_for_room(connection.stream.tcp(), token, false)?;
             }
             return Ok(false);
         }
@@ -224,29 +245,40 @@ impl Load {
 }
 
 /// One connection, upgraded by RFC 6455 §4.1, then non-blocking.
-fn upgrade(to: SocketAddr) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).context("cannot connect")?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let request = format!(
-        "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
-         Sec-WebSocket-Version: 13\r\nOrigin: http://{to}\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes())?;
+fn upgrade(door: &Door, tls: Option<Arc<ClientConfig>>) -> Result<Stream> {
+    let mut stream = Stream::connect(door.to, tls).context("cannot connect")?;
+    stream.write_all(&upgrade_request(door))?;
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
     while !head.ends_with(b"\r\n\r\n") {
         let count = stream.read(&mut buffer).context("no answer to the upgrade request")?;
         ensure!(count > 0, "closed in the middle of the upgrade");
         head.extend_from_slice(&buffer[..count]);
-        ensure!(head.len() < 16 * 1024, "the answer to the upgrade request does not end");
+        ensure!(head.len() < MAX_HEAD, "the answer to the upgrade request does not end");
     }
-    let head = String::from_utf8_lossy(&head);
+    check_upgraded(&head)?;
+    stream.tcp().set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// The request of RFC 6455 §4.1.
+pub(super) fn upgrade_request(door: &Door) -> Vec<u8> {
+    let to = door.to;
+    let scheme = if door.certificate.is_some() { "https" } else { "http" };
+    format!(
+        "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
+         Sec-WebSocket-Version: 13\r\nOrigin: {scheme}://{to}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// Fails unless this is the answer that agrees to [`upgrade_request`].
+pub(super) fn check_upgraded(head: &[u8]) -> Result<()> {
+    let head = String::from_utf8_lossy(head);
     ensure!(
         head.starts_with("HTTP/1.1 101 ") && head.contains(ACCEPT),
         "the upgrade was refused: {}",
         head.lines().next().unwrap_or_default()
     );
-    stream.set_nonblocking(true)?;
-    Ok(stream)
+    Ok(())
 }

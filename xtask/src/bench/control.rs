@@ -1,6 +1,7 @@
 //! What the orchestrator and its helper processes say to each other: one JSON object a line, over pipes.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,11 +11,39 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Load generator: open this many more connections, and send one echo of 128 B over each.
-    Connect { to: SocketAddr, connections: usize },
+    Connect { door: Door, connections: usize },
     /// Load generator: keep one echo outstanding on every connection.
     Measure(Window),
+    /// Load generator: open a connection, upgrade it, close it, again and again.
+    Visit(Visits),
     /// Echo backend: say how many connections are open.
     Count,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Door {
+    /// The listener.
+    pub(super) to: SocketAddr,
+    /// The PEM file of its certificate, which clients expect; without one they do not speak TLS.
+    pub(super) certificate: Option<PathBuf>,
+}
+
+/// One measurement of handshakes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Visits {
+    /// Where to go.
+    pub(super) door: Door,
+    /// Visitors that are under way at any time.
+    pub(super) at_once: usize,
+    /// Whether a visitor resumes the TLS session of the one before it.
+    pub(super) resume: bool,
+    /// What goes by before anything is counted.
+    pub(super) warm_up: Duration,
+    /// What is counted.
+    pub(super) measured: Duration,
+    /// The proxy's processes, whose CPU time is counted.
+    pub(super) proxy: Vec<u32>,
 }
 
 /// One measurement.
@@ -41,6 +70,8 @@ pub(super) enum Answer {
     Connected,
     /// Load generator: one measurement is done.
     Measured(Sample),
+    /// Load generator: one measurement of handshakes is done.
+    Visited(Handshakes),
     /// What went wrong; the helper then exits.
     Failed(String),
 }
@@ -64,6 +95,27 @@ pub(super) struct Sample {
     pub(super) switches: u64,
     /// Threads of the proxy at the end of the window.
     pub(super) threads: usize,
+}
+
+/// What one measurement of handshakes found. CPU times are in microseconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Handshakes {
+    /// Visitors whose 101 came within the window.
+    pub(super) count: u64,
+    /// Those of them that resumed a TLS session.
+    pub(super) resumed: u64,
+    /// The window's real length.
+    pub(super) seconds: f64,
+    /// Median of the time from connect to 101, in microseconds.
+    pub(super) p50_us: f64,
+    /// 99th percentile of it, in microseconds.
+    pub(super) p99_us: f64,
+    /// CPU time of the proxy's processes.
+    pub(super) proxy_us: f64,
+    /// CPU time of the load generator, which has one thread.
+    pub(super) generator_us: f64,
+    /// CPU time of the whole machine: elapsed time of all CPUs less idle and stolen.
+    pub(super) busy_us: f64,
 }
 
 /// Prints one answer as a line; the standard output is flushed at the line's end.

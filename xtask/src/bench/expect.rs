@@ -1,11 +1,12 @@
-//! What Sluice's relay in the kernel is expected to reach, beside what was measured.
+//! What Sluice is expected to reach, beside what was measured.
 
 use std::fmt::{self, Display};
 
 use serde::Serialize;
 
+use super::memory_report::MemoryRow;
 use super::relay::cells;
-use super::report::{MemoryRow, Row, added_ratio, find};
+use super::report::{Row, added_ratio, find};
 use super::targets::Target;
 
 /// At one connection: added CPU at most this share of a rival's.
@@ -16,6 +17,9 @@ const SATURATED_SHARE: f64 = 1.2;
 const IDLE_BYTES: f64 = 1024.0;
 /// Context switches per round trip that still count as no wake-up per message: what timers cause.
 const SWITCHES: f64 = 0.01;
+
+/// Userspace memory of an idle TLS connection: at most this share of a rival's.
+const TLS_IDLE_SHARE: f64 = 0.25;
 
 /// One expectation. It holds when the measured value is at most the limit.
 #[derive(Debug, Serialize)]
@@ -67,4 +71,17 @@ pub(super) fn judge(rows: &[Row], memory: &[MemoryRow]) -> Vec<Expectation> {
     let threads = own.map(|row| row.threads.1 as f64 - row.threads.0 as f64);
     judged.push(Expectation { what: "threads that idle pairs added".to_owned(), limit: 0.0, measured: threads });
     judged
+}
+
+/// Judges the memory of idle TLS connections that userspace carries.
+pub(super) fn judge_tls(memory: &[MemoryRow]) -> Vec<Expectation> {
+    let user = |target| memory.iter().find(|row| row.target == target).map(|row| row.user.median);
+    let own = user(Target::SluiceCopy);
+    let rivals = [Target::Nginx, Target::Haproxy].into_iter();
+    let judged = rivals.map(|rival| Expectation {
+        what: format!("userspace memory of an idle TLS connection ÷ {}'s", rival.name()),
+        limit: TLS_IDLE_SHARE,
+        measured: own.zip(user(rival)).map(|(own, theirs)| own / theirs),
+    });
+    judged.collect()
 }

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use sluice_tests::certificate::Certificate;
 
-use super::control::{Answer, Order};
+use super::control::{Answer, Door, Order};
 use super::paths::Paths;
 use super::process::Helper;
 use super::procfs;
-use super::relay::{Failure, Plan};
+use super::relay::Failure;
 use super::targets::{self, Running, Target};
 
 /// No round begins after this much of the whole run.
@@ -72,20 +73,36 @@ impl Pass {
     }
 }
 
-/// Measures all targets, as often as planned, each with processes of its own.
-pub(super) fn measure(plan: &Plan, paths: &Paths, began: Instant, failures: &mut Vec<Failure>) -> Vec<Pass> {
+/// What is going to be measured.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Plan {
+    pub(super) targets: Vec<Target>,
+    pub(super) rounds: usize,
+    /// The two counts of idle connections: two file descriptors each in a proxy, and few may have 20,000.
+    pub(super) idle: (usize, usize),
+}
+
+/// Measures all targets, as often as planned, each with processes of its own. With a certificate, their clients
+/// speak TLS.
+pub(super) fn measure(
+    plan: &Plan,
+    paths: &Paths,
+    tls: Option<&Certificate>,
+    began: Instant,
+    failures: &mut Vec<Failure>,
+) -> Vec<Pass> {
     let mut passes = Vec::new();
-    for round in 0..plan.memory_rounds {
+    for round in 0..plan.rounds {
         if began.elapsed() > TIME_LIMIT {
             eprintln!("stopping before memory round {}: {TIME_LIMIT:?} are over", round + 1);
             break;
         }
-        eprintln!("memory, round {} of {}", round + 1, plan.memory_rounds);
+        eprintln!("memory, round {} of {}", round + 1, plan.rounds);
         for &target in &plan.targets {
             if failures.iter().any(|failure| failure.target == target && failure.cell.is_none()) {
                 continue;
             }
-            match pass(target, plan, paths) {
+            match pass(target, plan, paths, tls) {
                 Ok(pass) => passes.push(pass),
                 Err(error) => {
                     failures.push(Failure { target, cell: Some("memory".to_owned()), why: format!("{error:#}") })
@@ -96,11 +113,11 @@ pub(super) fn measure(plan: &Plan, paths: &Paths, began: Instant, failures: &mut
     passes
 }
 
-fn pass(target: Target, plan: &Plan, paths: &Paths) -> Result<Pass> {
+fn pass(target: Target, plan: &Plan, paths: &Paths, tls: Option<&Certificate>) -> Result<Pass> {
     let (mut echo, backend) = start_echo(paths)?;
-    let running = targets::start(target, paths, backend)?;
+    let running = targets::start(target, paths, backend, tls)?;
     let mut client = Helper::start(paths, "client")?;
-    connect(&mut client, running.address, WARM_UP)?;
+    connect(&mut client, &running.door, WARM_UP)?;
     drop(client);
     wait_until_closed(&mut echo)?;
     // What the target before this one held comes back now, not between two readings.
@@ -110,7 +127,7 @@ fn pass(target: Target, plan: &Plan, paths: &Paths) -> Result<Pass> {
     let mut readings = Vec::new();
     let mut open = 0;
     for wanted in [0, plan.idle.0, plan.idle.1] {
-        connect(&mut client, running.address, wanted - open)?;
+        connect(&mut client, &running.door, wanted - open)?;
         open = wanted;
         running.check_engine(wanted)?;
         thread::sleep(SETTLE);
@@ -122,12 +139,13 @@ fn pass(target: Target, plan: &Plan, paths: &Paths) -> Result<Pass> {
 }
 
 fn reading(connections: usize, running: &Running, helpers: &[u32]) -> Result<Reading> {
+    let pids = running.pids()?;
     Ok(Reading {
         connections,
-        proxy: procfs::user_memory(&running.pids)?,
+        proxy: procfs::user_memory(&pids)?,
         helpers: procfs::user_memory(helpers)?.pss,
         machine: procfs::machine_memory()?,
-        threads: procfs::threads(&running.pids).0,
+        threads: procfs::threads(&pids).0,
     })
 }
 
@@ -141,8 +159,8 @@ pub(super) fn start_echo(paths: &Paths) -> Result<(Helper, SocketAddr)> {
 }
 
 /// Opens more connections to a target.
-pub(super) fn connect(client: &mut Helper, to: SocketAddr, connections: usize) -> Result<()> {
-    let order = Order::Connect { to, connections };
+pub(super) fn connect(client: &mut Helper, door: &Door, connections: usize) -> Result<()> {
+    let order = Order::Connect { door: door.clone(), connections };
     client.ask(&order, PATIENCE).with_context(|| format!("opening {connections} connections"))?;
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! `cargo xtask bench`: Sluice beside a direct connection, NGINX and HAProxy, all in one run.
 //!
-//! The orchestrator ([`relay`], [`memory`]) moves no payload. The load generator ([`client`]) and the echo
+//! The orchestrator ([`relay`], [`tls`], [`memory`]) moves no payload. The load generator ([`client`]) and the echo
 //! backend ([`echo`]) are processes of their own, so that the memory and the context switches of a proxy can be
 //! told from theirs. `docs/benchmarks.md` says what each number means.
 
 mod client;
+mod client_tls;
 mod control;
 mod echo;
 mod expect;
 mod frame;
+mod handshakes;
 mod memory;
+mod memory_report;
 mod paths;
 mod poller;
 mod process;
@@ -19,6 +22,9 @@ mod report;
 mod rounds;
 mod stats;
 mod targets;
+mod tls;
+mod tls_report;
+mod visitors;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -34,6 +40,8 @@ pub(crate) struct BenchArgs {
 enum BenchCommand {
     /// Echo round trips and memory per idle connection: direct, Sluice, NGINX, HAProxy, interleaved.
     Relay(relay::RelayArgs),
+    /// Memory per idle wss:// connection, and TLS and Upgrade handshakes: Sluice, NGINX, HAProxy, interleaved.
+    Tls(tls::TlsArgs),
     /// The echo backend, a process of its own.
     #[command(hide = true)]
     Echo,
@@ -53,6 +61,7 @@ enum BenchCommand {
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
     match args.command {
         BenchCommand::Relay(args) => relay::run(&args),
+        BenchCommand::Tls(args) => tls::run(&args),
         BenchCommand::Echo => echo::run(),
         BenchCommand::Client => client::run(),
         BenchCommand::DieWithParent { command } => process::become_command(&command),

@@ -1,7 +1,6 @@
 //! A level-triggered epoll, and writing to sockets that may be full.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -49,7 +48,7 @@ impl Poller {
 }
 
 /// One read; `None` when there is nothing to read now, 0 at the end of the stream.
-pub(super) fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(super) fn read(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     match stream.read(buffer) {
         Ok(count) => Ok(Some(count)),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
@@ -58,9 +57,18 @@ pub(super) fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Opti
 }
 
 /// Writes as much of `bytes` as the socket takes and returns how much that was.
-pub(super) fn write(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(super) fn write(stream: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     match stream.write(bytes) {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
         done => done,
+    }
+}
+
+/// Whether all that a stream took is in its socket. A TLS session may hold some of it back.
+pub(super) fn flush(stream: &mut impl Write) -> io::Result<bool> {
+    match stream.flush() {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -71,6 +71,21 @@ pub(super) fn threads(pids: &[u32]) -> (usize, u64) {
     })
 }
 
+/// CPU time that these processes have spent so far, in microseconds. Processes that are gone count nothing.
+///
+/// utime and stime of /proc/PID/stat: the kernel scales their sum to what its scheduler measured, so that only the
+/// rounding to ticks is lost.
+pub(super) fn cpu_us(pids: &[u32]) -> f64 {
+    let stats = pids.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    // The second field, the name, may hold blanks; it ends with the last parenthesis. utime and stime are 14 and 15.
+    let ticks = stats.filter_map(|stat| {
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+        Some(fields.next()?.ok()? + fields.next()?.ok()?)
+    });
+    ticks.sum::<u64>() as f64 * TICK_US
+}
+
 /// A process and everything below it.
 pub(super) fn family(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();

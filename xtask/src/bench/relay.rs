@@ -48,9 +48,7 @@ pub(super) struct Plan {
     pub(super) rounds: usize,
     pub(super) warm_up: Duration,
     pub(super) measured: Duration,
-    pub(super) memory_rounds: usize,
-    /// The two counts of idle connections: two file descriptors each in a proxy, and few may have 20,000.
-    pub(super) idle: (usize, usize),
+    pub(super) memory: memory::Plan,
 }
 
 impl Plan {
@@ -63,12 +61,15 @@ impl Plan {
             if args.quick { (2, 0.25, 80, 1, (200, 1_000)) } else { (5, 1.5, 250, 5, (1_000, 5_000)) };
         let measured = Duration::try_from_secs_f64(args.seconds.unwrap_or(seconds)).context("--seconds")?;
         Ok(Self {
+            memory: memory::Plan {
+                targets: targets.clone(),
+                rounds: if args.no_memory { 0 } else { memory_rounds },
+                idle,
+            },
             targets,
             rounds: args.rounds.unwrap_or(rounds).max(1),
             warm_up: Duration::from_millis(warm_up),
             measured,
-            memory_rounds: if args.no_memory { 0 } else { memory_rounds },
-            idle,
         })
     }
 }
@@ -113,7 +114,7 @@ pub(super) fn run(args: &RelayArgs) -> Result<()> {
     let began = Instant::now();
     let mut failures = Vec::new();
     let (records, background) = rounds::measure(&plan, &paths, began, &mut failures)?;
-    let passes = memory::measure(&plan, &paths, began, &mut failures);
+    let passes = memory::measure(&plan.memory, &paths, None, began, &mut failures);
     let results = Results::new(plan, records, passes, background, failures, began.elapsed());
     print!("{}", report::markdown(&results));
     let file = paths.work.join("relay.json");

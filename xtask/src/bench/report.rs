@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::expect::{self, Expectation};
-use super::memory::{Pass, Slope};
+use super::memory::Pass;
+use super::memory_report::{self, MemoryRow};
 use super::relay::{Cell, Failure, Plan, Record, cells};
 use super::stats::{Summary, summary};
 use super::targets::Target;
@@ -54,22 +55,6 @@ pub(super) struct Row {
     pub(super) threads: usize,
 }
 
-/// One target's bytes for each idle connection.
-#[derive(Serialize)]
-pub(super) struct MemoryRow {
-    pub(super) target: Target,
-    /// In the proxy's processes.
-    pub(super) user: Summary,
-    /// In the kernel, client's and backend's sockets included.
-    pub(super) kernel: Summary,
-    /// In the kernel, less the direct connection's.
-    pub(super) kernel_added: Option<Summary>,
-    /// In the kernel's slab, less the direct connection's.
-    pub(super) slab_added: Option<Summary>,
-    /// Threads of the proxy without connections, and with most connections.
-    pub(super) threads: (usize, usize),
-}
-
 impl Results {
     pub(super) fn new(
         plan: Plan,
@@ -82,10 +67,9 @@ impl Results {
         let of = |cell| plan.targets.iter().map(move |target| (*target, cell));
         let summaries: Vec<Row> =
             cells().flat_map(of).filter_map(|(target, cell)| row(&records, target, cell)).collect();
-        let memory: Vec<MemoryRow> =
-            plan.targets.iter().filter_map(|target| memory_row(&memory_passes, *target)).collect();
+        let memory = memory_report::rows(&memory_passes, &plan.memory.targets);
         let expectations = expect::judge(&summaries, &memory);
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+        let kernel = kernel();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let seconds = took.as_secs_f64();
         Self {
@@ -127,24 +111,6 @@ fn row(records: &[Record], target: Target, cell: Cell) -> Option<Row> {
     })
 }
 
-fn memory_row(passes: &[Pass], target: Target) -> Option<MemoryRow> {
-    let slopes = |wanted: Target| {
-        passes.iter().filter(move |pass| pass.target == wanted).filter_map(Pass::slope).collect::<Vec<Slope>>()
-    };
-    let own = slopes(target);
-    let direct = slopes(Target::Direct);
-    let pairs = || own.iter().zip(&direct).filter(|_| target != Target::Direct);
-    let readings = &passes.iter().rfind(|pass| pass.target == target)?.readings;
-    Some(MemoryRow {
-        target,
-        user: summary(own.iter().map(|slope| slope.user))?,
-        kernel: summary(own.iter().map(|slope| slope.kernel))?,
-        kernel_added: summary(pairs().map(|(own, direct)| own.kernel - direct.kernel)),
-        slab_added: summary(pairs().map(|(own, direct)| own.slab - direct.slab)),
-        threads: (readings.first()?.threads, readings.last()?.threads),
-    })
-}
-
 /// The tables, the expectations and what failed.
 pub(super) fn markdown(results: &Results) -> String {
     let mut out = String::new();
@@ -161,27 +127,42 @@ fn write_markdown(results: &Results, out: &mut String) -> std::fmt::Result {
         "Linux {}, {} CPUs. {} rounds, {:?} for each cell, interleaved; {:.0} s in all. Median (min–max).",
         results.kernel, results.cpus, plan.rounds, plan.measured, results.seconds
     )?;
-    if let Some(busy) = results.background {
-        writeln!(out, "Busy with other things while the benchmark waited: {} % of the machine.", percent(busy))?;
-        if busy.median > DISTURBED {
-            writeln!(out, "\n**The machine did other work at the same time: these numbers say little.**")?;
-        }
-    }
+    background(results.background, out)?;
     for cell in cells() {
         cell_table(results, cell, out)?;
     }
-    memory_table(results, out)?;
+    memory_report::table(&results.memory, plan.memory.idle, out)?;
+    verdict(&results.expectations, &results.failures, out)
+}
+
+/// How busy the machine was with other things.
+pub(super) fn background(busy: Option<Summary>, out: &mut String) -> std::fmt::Result {
+    let Some(busy) = busy else { return Ok(()) };
+    writeln!(out, "Busy with other things while the benchmark waited: {} % of the machine.", percent(busy))?;
+    if busy.median > DISTURBED {
+        writeln!(out, "\n**The machine did other work at the same time: these numbers say little.**")?;
+    }
+    Ok(())
+}
+
+/// What was expected, and what could not be measured.
+pub(super) fn verdict(expectations: &[Expectation], failures: &[Failure], out: &mut String) -> std::fmt::Result {
     writeln!(out, "\n### Expectations\n")?;
-    for expectation in &results.expectations {
+    for expectation in expectations {
         writeln!(out, "- {expectation}")?;
     }
-    if !results.failures.is_empty() {
+    if !failures.is_empty() {
         writeln!(out, "\n### Not measured\n")?;
     }
-    for Failure { target, cell, why } in &results.failures {
+    for Failure { target, cell, why } in failures {
         writeln!(out, "- {} ({}): {why}", target.name(), cell.as_deref().unwrap_or("skipped"))?;
     }
     Ok(())
+}
+
+/// The kernel's version.
+pub(super) fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
 fn cell_table(results: &Results, cell: Cell, out: &mut String) -> std::fmt::Result {
@@ -217,33 +198,6 @@ fn cell_table(results: &Results, cell: Cell, out: &mut String) -> std::fmt::Resu
     Ok(())
 }
 
-fn memory_table(results: &Results, out: &mut String) -> std::fmt::Result {
-    if results.memory.is_empty() {
-        return Ok(());
-    }
-    let (few, many) = results.plan.idle;
-    writeln!(out, "\n### Memory of an idle connection: slope from {few} to {many}, bytes\n")?;
-    writeln!(
-        out,
-        "| | proxy's processes | kernel | kernel, added to direct | slab, added to direct | threads at 0 and at {many} |"
-    )?;
-    writeln!(out, "|---|--:|--:|--:|--:|--:|")?;
-    for row in &results.memory {
-        writeln!(
-            out,
-            "| {} | {} | {} | {} | {} | {} and {} |",
-            row.target.name(),
-            spread(row.user, 0),
-            spread(row.kernel, 0),
-            row.kernel_added.map_or("–".to_owned(), |added| spread(added, 0)),
-            row.slab_added.map_or("–".to_owned(), |added| spread(added, 0)),
-            row.threads.0,
-            row.threads.1,
-        )?;
-    }
-    Ok(())
-}
-
 /// The row of a target in a cell.
 pub(super) fn find(rows: &[Row], target: Target, cell: Cell) -> Option<&Row> {
     rows.iter().find(|row| row.target == target && row.cell == cell)
@@ -255,11 +209,13 @@ pub(super) fn added_ratio(own: Option<Summary>, rival: Option<Summary>) -> Optio
     (theirs > 0.0).then(|| own / theirs)
 }
 
-fn ratio(value: Option<f64>) -> String {
+/// A ratio, or a dash.
+pub(super) fn ratio(value: Option<f64>) -> String {
     value.map_or("–".to_owned(), |value| format!("{value:.2}"))
 }
 
-fn spread(of: Summary, digits: usize) -> String {
+/// The median and, in brackets, the least and the greatest value.
+pub(super) fn spread(of: Summary, digits: usize) -> String {
     format!("{:.digits$} ({:.digits$}–{:.digits$})", of.median, of.min, of.max)
 }
 

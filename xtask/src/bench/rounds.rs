@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use sluice_tests::certificate::Certificate;
 
 use super::control::{Answer, Order, Sample, Window};
 use super::memory::{connect, start_echo, wait_until_closed};
@@ -65,7 +66,7 @@ struct Rounds<'run> {
 impl Rounds<'_> {
     fn start(&mut self, backend: SocketAddr) {
         for &target in &self.plan.targets {
-            match start_checked(target, self.paths, backend) {
+            match start_checked(target, self.paths, backend, None) {
                 Ok(started) => self.running.push((target, started)),
                 Err(error) => self.failures.push(Failure { target, cell: None, why: format!("{error:#}") }),
             }
@@ -82,7 +83,7 @@ impl Rounds<'_> {
         let mut stuck = None;
         for (target, running) in &self.running {
             let target = *target;
-            let window = Window { payload: 0, warm_up: self.plan.warm_up, measured, proxy: running.pids.clone() };
+            let window = Window { payload: 0, warm_up: self.plan.warm_up, measured, proxy: Vec::new() };
             let mut keep = |cell, sample| self.records.push(Record { visit, target, cell, sample });
             if let Err(error) = visit_one(self.paths, running, connections, window, &mut keep) {
                 let cell = Some(format!("{connections} connections, visit {visit}"));
@@ -101,10 +102,15 @@ impl Rounds<'_> {
 }
 
 /// Starts a target and sees one echo go through it.
-fn start_checked(target: Target, paths: &Paths, backend: SocketAddr) -> Result<Running> {
-    let running = targets::start(target, paths, backend)?;
+pub(super) fn start_checked(
+    target: Target,
+    paths: &Paths,
+    backend: SocketAddr,
+    tls: Option<&Certificate>,
+) -> Result<Running> {
+    let running = targets::start(target, paths, backend, tls)?;
     let mut client = Helper::start(paths, "client")?;
-    connect(&mut client, running.address, 1)?;
+    connect(&mut client, &running.door, 1)?;
     running.check_engine(1)?;
     Ok(running)
 }
@@ -118,8 +124,9 @@ fn visit_one(
     keep: &mut impl FnMut(Cell, Sample),
 ) -> Result<()> {
     let mut client = Helper::start(paths, "client")?;
-    connect(&mut client, target.address, connections)?;
+    connect(&mut client, &target.door, connections)?;
     target.check_engine(connections)?;
+    let window = Window { proxy: target.pids()?, ..window };
     let patience = window.warm_up + window.measured + Duration::from_secs(20);
     for payload in PAYLOADS {
         let order = Order::Measure(Window { payload, ..window.clone() });
@@ -132,7 +139,7 @@ fn visit_one(
 }
 
 /// The share (0–1) of the machine that is busy while the benchmark waits.
-fn busy_share() -> Result<f64> {
+pub(super) fn busy_share() -> Result<f64> {
     let before = CpuTime::now()?;
     thread::sleep(QUIET);
     let now = CpuTime::now()?;

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
+use sluice_tests::certificate::Certificate;
 
+use super::control::Door;
 use super::paths::{Paths, debian_program};
 use super::process::{POLL_EVERY, Proxy};
 
@@ -64,31 +66,33 @@ impl Target {
 
 /// A target that accepts connections.
 pub(super) struct Running {
-    /// Where clients connect.
-    pub(super) address: SocketAddr,
-    /// The proxy's processes; none for a direct connection.
-    pub(super) pids: Vec<u32>,
+    /// Where clients connect, and what they speak there.
+    pub(super) door: Door,
     engine: Option<(SocketAddr, &'static str)>,
-    _proxy: Option<Proxy>,
+    proxy: Option<Proxy>,
 }
 
-/// Starts a target in front of `backend` and waits until it accepts.
-pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr) -> Result<Running> {
+/// Starts a target in front of `backend` and waits until it accepts. With a certificate, a proxy's clients speak TLS.
+pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr, tls: Option<&Certificate>) -> Result<Running> {
     let listen = free_port()?;
+    let front = Front { listen, backend, tls };
     let admin = free_port()?;
     let file = |name: &str| paths.work.join(name);
     let (command, log) = match target {
-        Target::Direct => return Ok(Running { address: backend, pids: Vec::new(), engine: None, _proxy: None }),
+        Target::Direct => {
+            let door = Door { to: backend, certificate: None };
+            return Ok(Running { door, engine: None, proxy: None });
+        }
         Target::Nginx => {
             let config = file("nginx.conf");
             fs::create_dir_all(file("nginx-temp"))?;
-            write_config(&config, include_str!("conf/nginx.conf"), listen, backend, &[])?;
+            front.write_config(&config, include_str!("conf/nginx.conf"), &[])?;
             let program = debian_program("nginx", "nginx-light")?;
             (command(&program, &["-p", &text(&paths.work), "-e", "nginx-error.log", "-c", &text(&config)]), "nginx.log")
         }
         Target::Haproxy => {
             let config = file("haproxy.cfg");
-            write_config(&config, include_str!("conf/haproxy.cfg"), listen, backend, &[])?;
+            front.write_config(&config, include_str!("conf/haproxy.cfg"), &[])?;
             let program = debian_program("haproxy", "haproxy")?;
             (command(&program, &["-db", "-f", &text(&config)]), "haproxy.log")
         }
@@ -97,7 +101,7 @@ pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr) -> Resul
             let engine = target.engine().unwrap_or_default();
             let config = file(&format!("sluice-{engine}.toml"));
             let more = [("@ADMIN@", admin.to_string()), ("@ENGINE@", engine.to_owned())];
-            write_config(&config, include_str!("conf/sluice.toml"), listen, backend, &more)?;
+            front.write_config(&config, include_str!("conf/sluice.toml"), &more)?;
             let log = if engine == "copy" { "sluice-copy.log" } else { "sluice-sockmap.log" };
             (command(&paths.sluice, &["run", "--config", &text(&config)]), log)
         }
@@ -111,15 +115,19 @@ pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr) -> Resul
         format!("it did not start; its log {} says: {line}", log.display())
     })?;
     let engine = target.engine().map(|engine| (admin, engine));
-    let mut running = Running { address: listen, pids: Vec::new(), engine, _proxy: None };
-    // Sluice's listener is open before its gate runs; the gate answers for /metrics, so that all processes are there.
+    let door = Door { to: listen, certificate: tls.map(|files| files.certificate.clone()) };
+    let running = Running { door, engine, proxy: Some(proxy) };
+    // Sluice's listener is open before its gate runs; the gate answers for /metrics.
     running.check_engine(0)?;
-    running.pids = proxy.pids()?;
-    running._proxy = Some(proxy);
     Ok(running)
 }
 
 impl Running {
+    /// The proxy's processes as they are now: NGINX accepts before all of its workers run. None for a direct connection.
+    pub(super) fn pids(&self) -> Result<Vec<u32>> {
+        self.proxy.as_ref().map_or(Ok(Vec::new()), Proxy::pids)
+    }
+
     /// For Sluice: waits until its own count says that the wanted engine carries this many pairs.
     pub(super) fn check_engine(&self, pairs: usize) -> Result<()> {
         let Some((admin, engine)) = self.engine else { return Ok(()) };
@@ -151,24 +159,34 @@ fn carried_by(admin: SocketAddr, engine: &str) -> Result<f64> {
     Ok(values.filter_map(|value| value.parse::<f64>().ok()).sum())
 }
 
-fn write_config(
-    path: &Path,
-    template: &str,
+/// What a proxy stands between.
+struct Front<'run> {
     listen: SocketAddr,
     backend: SocketAddr,
-    more: &[(&str, String)],
-) -> Result<()> {
-    let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(1 << 20);
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let common = [
-        ("@LISTEN@", listen.to_string()),
-        ("@BACKEND@", backend.to_string()),
-        ("@OPEN_FILES@", open_files.to_string()),
-        ("@PAIRS@", MAX_PAIRS.min(open_files / 2).to_string()),
-        ("@CPUS@", cpus.to_string()),
-    ];
-    let config = common.iter().chain(more).fold(template.to_owned(), |text, (name, value)| text.replace(name, value));
-    fs::write(path, config).with_context(|| format!("cannot write {}", path.display()))
+    tls: Option<&'run Certificate>,
+}
+
+impl Front<'_> {
+    fn write_config(&self, path: &Path, template: &str, more: &[(&str, String)]) -> Result<()> {
+        let (kept, left_out) = if self.tls.is_some() { ("@TLS@", "@PLAIN@") } else { ("@PLAIN@", "@TLS@") };
+        let lines = template.lines().filter(|line| !line.trim_start().starts_with(left_out));
+        let template: String = lines.flat_map(|line| [line, "\n"]).collect();
+        let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(1 << 20);
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let file = |name: fn(&Certificate) -> &Path| self.tls.map(|files| text(name(files))).unwrap_or_default();
+        let common = [
+            (kept, String::new()),
+            ("@LISTEN@", self.listen.to_string()),
+            ("@BACKEND@", self.backend.to_string()),
+            ("@CERTIFICATE@", file(|files| &files.certificate)),
+            ("@KEY@", file(|files| &files.key)),
+            ("@OPEN_FILES@", open_files.to_string()),
+            ("@PAIRS@", MAX_PAIRS.min(open_files / 2).to_string()),
+            ("@CPUS@", cpus.to_string()),
+        ];
+        let config = common.iter().chain(more).fold(template, |text, (name, value)| text.replace(name, value));
+        fs::write(path, config).with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 fn command(program: &Path, args: &[&str]) -> Vec<String> {
