@@ -1,6 +1,11 @@
-"""An echo server made with PyPI's websockets: prints its port, then serves until it is killed."""
+"""An echo server made with PyPI's websockets: prints its port, then serves until it is killed.
+
+With the files of a certificate and its key it speaks TLS; with a third, it demands that certificate of its clients.
+"""
 
 import asyncio
+import ssl
+import sys
 
 import websockets
 
@@ -10,8 +15,20 @@ async def echo(socket):
         await socket.send(message)
 
 
+def tls(certificate=None, key=None, clients=None):
+    if certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if clients is not None:
+        context.load_verify_locations(clients)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
 async def main():
-    async with websockets.serve(echo, "127.0.0.1", 0, max_size=None, subprotocols=["echo"]) as server:
+    options = {"ssl": tls(*sys.argv[1:]), "max_size": None, "subprotocols": ["echo"]}
+    async with websockets.serve(echo, "127.0.0.1", 0, **options) as server:
         print(server.sockets[0].getsockname()[1], flush=True)
         await asyncio.get_running_loop().create_future()
 

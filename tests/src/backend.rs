@@ -1,17 +1,29 @@
 //! Backends: one by hand, which does as a test says, and one that echoes.
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
+use rustls::ServerConfig;
+use tokio_rustls::TlsAcceptor;
 use tungstenite::handshake::derive_accept_key;
 
+use crate::Via;
+use crate::certificate::{of_backends, of_the_proxy};
 use crate::http::Head;
-use crate::stream::patient;
+use crate::stream::Stream;
 use crate::wait::PATIENCE;
+
+/// The TLS that a backend speaks when a pair is carried this way.
+fn tls(via: Via) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+    let clients = via.shows_certificate().then(of_the_proxy);
+    via.tls_backend().then(|| of_backends().server(clients)).transpose()
+}
 
 /// A listening socket whose connections a test carries by hand.
 pub struct RawBackend {
     listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -24,28 +36,36 @@ impl RawBackend {
     pub fn start() -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, tls: None, address })
+    }
+
+    /// Listens on loopback, and speaks what this way needs.
+    ///
+    /// # Errors
+    /// As [`RawBackend::start`], or there is no certificate.
+    pub fn via(via: Via) -> anyhow::Result<Self> {
+        Ok(Self { tls: tls(via)?, ..Self::start()? })
     }
 
     /// Takes the next connection as it comes.
     ///
     /// # Errors
     /// None comes within [`PATIENCE`].
-    pub fn accept(&self) -> io::Result<TcpStream> {
+    pub fn accept(&self) -> io::Result<Stream> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut waiting = [PollFd::new(&self.listener, PollFlags::IN)];
         let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
         if poll(&mut waiting, Some(&patience))? == 0 {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no connection reached the backend"));
         }
-        patient(self.listener.accept()?.0)
+        Stream::serve(self.listener.accept()?.0, self.tls.clone())
     }
 
     /// Takes the next connection and reads its request.
     ///
     /// # Errors
     /// None comes, or it sends no request.
-    pub fn accept_request(&self) -> io::Result<(TcpStream, Head)> {
+    pub fn accept_request(&self) -> io::Result<(Stream, Head)> {
         let mut stream = self.accept()?;
         let request = Head::read(&mut stream)?;
         Ok((stream, request))
@@ -55,9 +75,10 @@ impl RawBackend {
     ///
     /// # Errors
     /// As [`RawBackend::accept_request`].
-    pub fn accept_upgrade(&self, behind: &[u8]) -> io::Result<TcpStream> {
+    pub fn accept_upgrade(&self, behind: &[u8]) -> io::Result<Stream> {
         let (mut stream, request) = self.accept_request()?;
         stream.write_all(&[switching(&request, "").as_bytes(), behind].concat())?;
+        stream.flush()?;
         Ok(stream)
     }
 }
@@ -90,6 +111,31 @@ impl Echo {
         let address = listener.local_addr()?;
         runtime.spawn(sluice::echo::serve(listener, sluice::echo::Options::default()));
         Ok(Self { address, runtime: Some(runtime) })
+    }
+
+    /// Starts it on loopback, and behind TLS if this way needs it.
+    ///
+    /// # Errors
+    /// As [`Echo::start`], or there is no certificate.
+    pub fn via(via: Via) -> anyhow::Result<Self> {
+        let mut plain = Self::start()?;
+        let (Some(config), Some(runtime)) = (tls(via)?, &plain.runtime) else { return Ok(plain) };
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+        let address = listener.local_addr()?;
+        runtime.spawn(terminate(listener, TlsAcceptor::from(config), plain.address));
+        Ok(Self { address, runtime: plain.runtime.take() })
+    }
+}
+
+/// Takes TLS off connections, and passes them on to a server.
+async fn terminate(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, server: SocketAddr) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            let mut stream = acceptor.accept(stream).await?;
+            let mut plain = tokio::net::TcpStream::connect(server).await?;
+            tokio::io::copy_bidirectional(&mut stream, &mut plain).await
+        });
     }
 }
 

@@ -25,6 +25,10 @@ pub enum Via {
     Copy,
     /// wss://, carried by the gate in userspace.
     Tls,
+    /// ws://, to a backend that speaks TLS, carried by the gate in userspace.
+    TlsBackend,
+    /// wss://, to a backend that speaks TLS and demands a certificate, carried by the gate in userspace.
+    TlsBoth,
 }
 
 impl Via {
@@ -34,7 +38,7 @@ impl Via {
         match self {
             Self::Sockmap => "sockmap",
             Self::Copy => "copy",
-            Self::Tls => "auto",
+            Self::Tls | Self::TlsBackend | Self::TlsBoth => "auto",
         }
     }
 
@@ -43,8 +47,26 @@ impl Via {
     pub const fn engine(self) -> &'static str {
         match self {
             Self::Sockmap => "sockmap",
-            Self::Copy | Self::Tls => "copy",
+            Self::Copy | Self::Tls | Self::TlsBackend | Self::TlsBoth => "copy",
         }
+    }
+
+    /// Whether the client speaks TLS.
+    #[must_use]
+    pub const fn tls_client(self) -> bool {
+        matches!(self, Self::Tls | Self::TlsBoth)
+    }
+
+    /// Whether the backend does.
+    #[must_use]
+    pub const fn tls_backend(self) -> bool {
+        matches!(self, Self::TlsBackend | Self::TlsBoth)
+    }
+
+    /// Whether the backend demands a certificate of Sluice.
+    #[must_use]
+    pub const fn shows_certificate(self) -> bool {
+        matches!(self, Self::TlsBoth)
     }
 
     /// Runs a scenario, or reports that this machine cannot run it this way.
@@ -70,6 +92,12 @@ macro_rules! over_every_engine {
         }
         mod copy_behind_tls {
             $(#[test] fn $scenario() { $crate::Via::Tls.run(super::$scenario) })*
+        }
+        mod copy_before_tls {
+            $(#[test] fn $scenario() { $crate::Via::TlsBackend.run(super::$scenario) })*
+        }
+        mod copy_between_tls {
+            $(#[test] fn $scenario() { $crate::Via::TlsBoth.run(super::$scenario) })*
         }
     };
 }

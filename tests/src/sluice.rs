@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::Via;
 use crate::backend::RawBackend;
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, Identity, of_backends, of_the_proxy};
 use crate::http::{self, Head};
 use crate::process::{Program, descendants, free_addresses, status_field};
 use crate::stream::Stream;
@@ -28,6 +28,8 @@ const PORT_ATTEMPTS: usize = 5;
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     servers: Vec<SocketAddr>,
+    backend_tls: String,
+    identities: Vec<(Identity, [&'static str; 2])>,
     routes: String,
     engine: &'static str,
     relay: String,
@@ -44,10 +46,34 @@ impl Setup {
         Self { servers: vec![server], engine: "auto", ..Self::default() }
     }
 
-    /// With the engine for this way.
+    /// With the engine for this way, and TLS to the backend if it needs that.
     #[must_use]
     pub fn via(server: SocketAddr, via: Via) -> Self {
-        Self { engine: via.setting(), ..Self::new(server) }
+        let setup = Self { engine: via.setting(), ..Self::new(server) };
+        if !via.tls_backend() {
+            return setup;
+        }
+        let setup = setup.file(of_backends(), ["backend.pem", "backend.key"]);
+        let named = "ca = \"backend.pem\", server_name = \"localhost\"";
+        if !via.shows_certificate() {
+            return setup.backend_tls(named);
+        }
+        let shown = "certificate = \"proxy.pem\", key = \"proxy.key\"";
+        setup.file(of_the_proxy(), ["proxy.pem", "proxy.key"]).backend_tls(&format!("{named}, {shown}"))
+    }
+
+    /// TLS to the backend, with these settings.
+    #[must_use]
+    pub fn backend_tls(mut self, settings: &str) -> Self {
+        self.backend_tls = format!("tls = {{ {settings} }}\n");
+        self
+    }
+
+    /// These two files beside the configuration.
+    #[must_use]
+    pub fn file(mut self, identity: &Identity, names: [&'static str; 2]) -> Self {
+        self.identities.push((identity.clone(), names));
+        self
     }
 
     /// One more server of the backend.
@@ -106,8 +132,9 @@ impl Setup {
         format!(
             "[admin]\nlisten = \"{admin}\"\n[[listener]]\nbind = \"{ws}\"\n[[listener]]\nbind = \"{wss}\"\n\
              tls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}\n{routes}\n[[backend]]\nname = \"app\"\n\
-             servers = [{}]\n[relay]\nengine = \"{}\"\n{}\n{}\n",
+             servers = [{}]\n{}[relay]\nengine = \"{}\"\n{}\n{}\n",
             servers.join(", "),
+            self.backend_tls,
             self.engine,
             self.relay,
             self.more
@@ -152,9 +179,12 @@ impl Sluice {
     fn attempt(setup: &Setup) -> anyhow::Result<Result<Self, String>> {
         let folder = Folder::make()?;
         let certificate = Certificate::make(folder.path())?;
-        if !setup.keys_for_everybody {
-            // The keeper must be able to read it; the gate's user need not.
-            std::fs::set_permissions(&certificate.key, std::fs::Permissions::from_mode(0o600))?;
+        let others = setup.identities.iter().map(|(identity, names)| identity.write(folder.path(), *names));
+        for made in std::iter::once(Ok(certificate.clone())).chain(others) {
+            if !setup.keys_for_everybody {
+                // The keeper must be able to read it; the gate's user need not.
+                std::fs::set_permissions(&made?.key, std::fs::Permissions::from_mode(0o600))?;
+            }
         }
         let addresses = free_addresses()?;
         let config = folder.path().join("sluice.toml");
@@ -178,7 +208,7 @@ impl Sluice {
     /// The address of the listener for this way.
     #[must_use]
     pub fn address(&self, via: Via) -> SocketAddr {
-        if via == Via::Tls { self.wss } else { self.ws }
+        if via.tls_client() { self.wss } else { self.ws }
     }
 
     /// Connects a client.
@@ -186,7 +216,7 @@ impl Sluice {
     /// # Errors
     /// Nobody listens.
     pub fn connect(&self, via: Via) -> io::Result<Stream> {
-        Stream::connect(self.address(via), (via == Via::Tls).then(|| Arc::clone(&self.tls)))
+        Stream::connect(self.address(via), via.tls_client().then(|| Arc::clone(&self.tls)))
     }
 
     /// Connects a client and sends an upgrade request, with `behind` in the same write.
@@ -210,7 +240,7 @@ impl Sluice {
         let server = backend.accept_upgrade(b"")?;
         let head = Head::read(&mut client)?;
         anyhow::ensure!(head.status() == 101, "the upgrade was answered with {}", head.line);
-        Ok((client, Stream::Plain(server)))
+        Ok((client, server))
     }
 
     /// What `/metrics` says.

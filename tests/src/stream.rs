@@ -1,24 +1,55 @@
-//! A client's connection, plain or TLS.
+//! One end of a connection, plain or TLS: a client's or a backend's.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::DerefMut;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection, SideData, StreamOwned};
 
 use crate::wait::PATIENCE;
 
-/// A client's connection. Reads and writes give up after [`PATIENCE`].
+/// One end of a connection. Reads and writes give up after [`PATIENCE`].
 pub enum Stream {
     /// TCP.
     Plain(TcpStream),
-    /// TLS over TCP.
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// TLS over TCP, as the client or as the server.
+    Tls(Box<dyn Secured>),
+}
+
+/// A TLS session over TCP. The handshake is done with the first read or write.
+pub trait Secured: Read + Write + Send + Sync {
+    /// The TCP connection below.
+    fn tcp(&self) -> &TcpStream;
+
+    /// Sends a close_notify.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    fn close_notify(&mut self) -> io::Result<()>;
+}
+
+impl<C, S> Secured for StreamOwned<C, TcpStream>
+where
+    C: DerefMut<Target = ConnectionCommon<S>> + Send + Sync,
+    S: SideData,
+{
+    fn tcp(&self) -> &TcpStream {
+        &self.sock
+    }
+
+    fn close_notify(&mut self) -> io::Result<()> {
+        self.conn.send_close_notify();
+        while self.conn.wants_write() {
+            self.conn.write_tls(&mut self.sock)?;
+        }
+        Ok(())
+    }
 }
 
 impl Stream {
-    /// Connects, with TLS if there are settings for it. The TLS handshake is done with the first read or write.
+    /// Connects, with TLS if there are settings for it.
     ///
     /// # Errors
     /// Nobody listens there.
@@ -30,12 +61,23 @@ impl Stream {
         Ok(Self::Tls(Box::new(StreamOwned::new(connection, tcp))))
     }
 
+    /// Serves a connection that was accepted, with TLS if there are settings for it.
+    ///
+    /// # Errors
+    /// The socket refuses an option.
+    pub fn serve(tcp: TcpStream, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+        let tcp = patient(tcp)?;
+        let Some(config) = tls else { return Ok(Self::Plain(tcp)) };
+        let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+        Ok(Self::Tls(Box::new(StreamOwned::new(connection, tcp))))
+    }
+
     /// The TCP connection below.
     #[must_use]
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => &tls.sock,
+            Self::Tls(tls) => tls.tcp(),
         }
     }
 
@@ -45,12 +87,20 @@ impl Stream {
     /// The connection is gone.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
         if let Self::Tls(tls) = self {
-            tls.conn.send_close_notify();
-            while tls.conn.wants_write() {
-                tls.conn.write_tls(&mut tls.sock)?;
-            }
+            tls.close_notify()?;
         }
         self.tcp().shutdown(Shutdown::Write)
+    }
+
+    /// Ends the sending direction as mildly as this connection can: with a close_notify alone if it is TLS.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.shutdown(Shutdown::Write),
+            Self::Tls(tls) => tls.close_notify(),
+        }
     }
 
     /// Ends the connection with an RST.

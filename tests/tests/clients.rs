@@ -5,8 +5,9 @@
 use std::net::SocketAddr;
 
 use sluice_tests::backend::Echo;
+use sluice_tests::certificate::{of_backends, of_the_proxy};
 use sluice_tests::process::Program;
-use sluice_tests::sluice::{Setup, Sluice};
+use sluice_tests::sluice::{Folder, Setup, Sluice};
 use sluice_tests::wait::eventually;
 use sluice_tests::{Via, needs};
 
@@ -15,6 +16,7 @@ sluice_tests::over_every_engine![
     a_ws_client_speaks_to_the_echo_server,
     a_websockets_client_speaks_to_a_ws_server,
     a_ws_client_speaks_to_a_websockets_server,
+    a_websockets_client_speaks_to_a_websockets_server,
 ];
 
 /// A library: how to run a program that uses it.
@@ -46,20 +48,30 @@ impl Library {
         Ok(command)
     }
 
-    /// Starts its echo server.
-    fn serve(self) -> Result<(Program, SocketAddr), String> {
-        let mut server = Program::start(&self.command("server", &[])?).unwrap();
+    /// Starts its echo server, which speaks what this way needs.
+    fn serve(self, via: Via) -> Result<Server, String> {
+        let folder = Folder::make().unwrap();
+        let mut args = Vec::new();
+        if via.tls_backend() {
+            let shown = of_backends().write(folder.path(), ["cert.pem", "key.pem"]).unwrap();
+            args.extend([shown.certificate, shown.key]);
+        }
+        if via.shows_certificate() {
+            args.push(of_the_proxy().write(folder.path(), ["client.pem", "client.key"]).unwrap().certificate);
+        }
+        let args: Vec<String> = args.iter().map(|file| file.display().to_string()).collect();
+        let mut server = Program::start(&self.command("server", &args)?).unwrap();
         let port = eventually("the server prints its port", || {
             assert!(server.ended().is_none(), "the server ended:\n{}", server.log());
             server.log().lines().next()?.parse().ok()
         });
-        Ok((server, SocketAddr::from(([127, 0, 0, 1], port))))
+        Ok(Server { address: SocketAddr::from(([127, 0, 0, 1], port)), _program: server, _folder: folder })
     }
 
     /// Runs its client through Sluice to a server.
     fn speaks(self, via: Via, server: SocketAddr) -> Result<(), String> {
         let sluice = Sluice::start(&Setup::via(server, via)).unwrap();
-        let scheme = if via == Via::Tls { "wss" } else { "ws" };
+        let scheme = if via.tls_client() { "wss" } else { "ws" };
         let url = format!("{scheme}://{}/", sluice.address(via));
         let certificate = sluice.certificate.display().to_string();
         let mut client = Program::start(&self.command("client", &[url, certificate])?).unwrap();
@@ -70,6 +82,13 @@ impl Library {
     }
 }
 
+/// A library's echo server.
+struct Server {
+    address: SocketAddr,
+    _program: Program,
+    _folder: Folder,
+}
+
 fn or_skip(outcome: Result<(), String>) {
     if let Err(reason) = outcome {
         needs::skip(&reason);
@@ -77,19 +96,23 @@ fn or_skip(outcome: Result<(), String>) {
 }
 
 fn a_websockets_client_speaks_to_the_echo_server(via: Via) {
-    let echo = Echo::start().unwrap();
+    let echo = Echo::via(via).unwrap();
     or_skip(Library::Websockets.speaks(via, echo.address));
 }
 
 fn a_ws_client_speaks_to_the_echo_server(via: Via) {
-    let echo = Echo::start().unwrap();
+    let echo = Echo::via(via).unwrap();
     or_skip(Library::Ws.speaks(via, echo.address));
 }
 
 fn a_websockets_client_speaks_to_a_ws_server(via: Via) {
-    or_skip(Library::Ws.serve().and_then(|(_server, address)| Library::Websockets.speaks(via, address)));
+    or_skip(Library::Ws.serve(via).and_then(|server| Library::Websockets.speaks(via, server.address)));
 }
 
 fn a_ws_client_speaks_to_a_websockets_server(via: Via) {
-    or_skip(Library::Websockets.serve().and_then(|(_server, address)| Library::Ws.speaks(via, address)));
+    or_skip(Library::Websockets.serve(via).and_then(|server| Library::Ws.speaks(via, server.address)));
+}
+
+fn a_websockets_client_speaks_to_a_websockets_server(via: Via) {
+    or_skip(Library::Websockets.serve(via).and_then(|server| Library::Websockets.speaks(via, server.address)));
 }

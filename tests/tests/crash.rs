@@ -72,14 +72,20 @@ fn survives(via: Via) {
 /// TLS sessions live in the gate. Both of their peers must learn that they are over.
 #[test]
 fn a_killed_gate_ends_its_tls_pairs_on_both_sides() {
-    let backend = RawBackend::start().unwrap();
-    let sluice = Sluice::start(&Setup::via(backend.address, Via::Tls)).unwrap();
-    let (mut client, mut server) = sluice.tunnel(Via::Tls, &backend).unwrap();
+    for via in [Via::Tls, Via::TlsBackend, Via::TlsBoth] {
+        via.run(ends);
+    }
+}
+
+fn ends(via: Via) {
+    let backend = RawBackend::via(via).unwrap();
+    let sluice = Sluice::start(&Setup::via(backend.address, via)).unwrap();
+    let (mut client, mut server) = sluice.tunnel(via, &backend).unwrap();
     kill_gate(&sluice);
     assert!(matches!(server.read(&mut [0; 8]), Ok(0) | Err(_)));
     assert!(matches!(client.read(&mut [0; 8]), Ok(0) | Err(_)));
     eventually("the pair is no longer listed", || sluice.connections().unwrap().is_empty().then_some(()));
-    let (mut another, mut its_server) = sluice.tunnel(Via::Tls, &backend).unwrap();
+    let (mut another, mut its_server) = sluice.tunnel(via, &backend).unwrap();
     soak(&mut another, &mut its_server, 100_000, 1);
 }
 

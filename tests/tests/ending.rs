@@ -11,7 +11,7 @@ use sluice_tests::backend::RawBackend;
 use sluice_tests::pattern::Pattern;
 use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::stream::Stream;
-use sluice_tests::wait::eventually;
+use sluice_tests::wait::{eventually, until_still};
 
 sluice_tests::over_every_engine![
     a_fin_of_the_client_reaches_the_backend,
@@ -23,6 +23,11 @@ sluice_tests::over_every_engine![
     what_the_backend_sent_before_it_closed_arrives,
     what_the_client_sent_before_it_closed_arrives,
     a_pair_whose_both_sides_finish_at_once_is_gone,
+    an_end_that_leaves_the_connection_open_is_a_half_close,
+    a_client_that_breaks_after_it_has_finished_ends_the_pair,
+    a_backend_that_breaks_after_it_has_finished_ends_the_pair,
+    a_client_that_breaks_while_the_backend_does_not_read_ends_the_pair,
+    a_peer_that_does_not_read_is_not_taken_for_dead,
 ];
 
 const MUCH: usize = 8 * 1024 * 1024;
@@ -36,8 +41,13 @@ struct Tunnel {
 }
 
 fn tunnel(via: Via) -> Tunnel {
-    let backend = RawBackend::start().unwrap();
-    let sluice = Sluice::start(&Setup::via(backend.address, via)).unwrap();
+    tunnel_with(via, "")
+}
+
+/// As [`tunnel`], with these lines in `[relay]`.
+fn tunnel_with(via: Via, relay: &str) -> Tunnel {
+    let backend = RawBackend::via(via).unwrap();
+    let sluice = Sluice::start(&Setup::via(backend.address, via).relay(relay)).unwrap();
     let (client, server) = sluice.tunnel(via, &backend).unwrap();
     Tunnel { client, server, sluice, _backend: backend }
 }
@@ -59,6 +69,12 @@ fn is_reset(from: &mut Stream) {
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
         Ok(count) => panic!("{count} bytes instead of a reset"),
     }
+}
+
+/// As [`is_reset`], behind an end of the stream: a read goes on telling that.
+fn is_broken(stream: &Stream) {
+    let error = eventually("the connection is broken", || stream.tcp().take_error().unwrap());
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
 }
 
 fn is_gone(sluice: &Sluice) {
@@ -164,6 +180,105 @@ fn a_pair_whose_both_sides_finish_at_once_is_gone(via: Via) {
     ends(&mut t.client);
     ends(&mut t.server);
     is_gone(&t.sluice);
+}
+
+/// Where there is TLS, a close_notify without a FIN.
+fn an_end_that_leaves_the_connection_open_is_a_half_close(via: Via) {
+    for client_first in [true, false] {
+        let t = tunnel(via);
+        let (mut first, mut last) = if client_first { (t.client, t.server) } else { (t.server, t.client) };
+        first.write_all(b"that was all").unwrap();
+        first.finish().unwrap();
+        let mut seen = String::new();
+        last.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "that was all");
+        last.write_all(b"not quite").unwrap();
+        last.finish().unwrap();
+        seen.clear();
+        first.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "not quite");
+        is_gone(&t.sluice);
+    }
+}
+
+/// The reason for which the only pair of a Sluice ended.
+fn ended_as(sluice: &Sluice, reason: &str) {
+    is_gone(sluice);
+    let metrics = sluice.metrics().unwrap();
+    assert_eq!(metrics.sum("sluice_pairs_ended_total", &[("reason", reason)]), 1, "{}", metrics.0);
+}
+
+fn a_client_that_breaks_after_it_has_finished_ends_the_pair(via: Via) {
+    let mut t = tunnel(via);
+    t.client.shutdown_write().unwrap();
+    ends(&mut t.server);
+    t.client.reset().unwrap();
+    is_broken(&t.server);
+    ended_as(&t.sluice, "client-failed");
+}
+
+fn a_backend_that_breaks_after_it_has_finished_ends_the_pair(via: Via) {
+    let mut t = tunnel(via);
+    t.server.shutdown_write().unwrap();
+    ends(&mut t.client);
+    t.server.reset().unwrap();
+    is_broken(&t.client);
+    ended_as(&t.sluice, "backend-failed");
+}
+
+/// Writes until no more is taken, and says how much was.
+fn fill(to: &mut Stream, pattern: Pattern) -> usize {
+    to.tcp().set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    let most = until_still("the flood", Duration::from_secs(1), || {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            pattern.fill(sent as u64, &mut buffer);
+            match to.write(&buffer) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return sent as u64,
+                Err(error) => panic!("cannot send behind byte {sent}: {error}"),
+            }
+        }
+    });
+    to.tcp().set_nonblocking(false).unwrap();
+    most as usize
+}
+
+fn a_client_that_breaks_while_the_backend_does_not_read_ends_the_pair(via: Via) {
+    let mut t = tunnel(via);
+    let sent = fill(&mut t.client, Pattern(7));
+    t.client.reset().unwrap();
+    // The backend is told by then, and still reads nothing: the pair must not need it to.
+    ended_as(&t.sluice, "client-failed");
+    let (mut seen, mut buffer) = (0, vec![0; 64 * 1024]);
+    while let Ok(count @ 1..) = t.server.read(&mut buffer) {
+        Pattern(7).check(seen as u64, &buffer[..count]);
+        seen += count;
+    }
+    assert!(seen <= sent);
+}
+
+/// The kernel would end the connection after `user_timeout`, while its probes are answered.
+fn a_peer_that_does_not_read_is_not_taken_for_dead(via: Via) {
+    let tunnels = [true, false].map(|client_sends| {
+        let t = tunnel_with(via, "user_timeout = \"1s\"\n");
+        let (mut sender, receiver) = if client_sends { (t.client, t.server) } else { (t.server, t.client) };
+        let sent = fill(&mut sender, Pattern(8));
+        (sender, receiver, sent, t.sluice)
+    });
+    // The pauses between the probes grow: this is several of them.
+    std::thread::sleep(Duration::from_secs(5));
+    for (mut sender, mut receiver, sent, _sluice) in tunnels {
+        let reader = std::thread::spawn(move || {
+            let mut seen = vec![0; sent];
+            receiver.read_exact(&mut seen).unwrap();
+            Pattern(8).check(0, &seen);
+        });
+        // TLS may still hold what it has taken.
+        sender.flush().unwrap();
+        reader.join().unwrap();
+    }
 }
 
 /// Reads little at a time, with pauses that let everything else happen first.

@@ -24,7 +24,7 @@ fn the_probe_says_what_is_possible() {
 
 /// Engine and reason that `/connections` shows for a pair made this way with this setting.
 fn shown(setting: Via, via: Via) -> (String, Option<String>) {
-    let echo = Echo::start().unwrap();
+    let echo = Echo::via(via).unwrap();
     let sluice = Sluice::start(&Setup::via(echo.address, setting)).unwrap();
     let mut client = Client::open(sluice.connect(via).unwrap(), sluice.address(via)).unwrap();
     client.converse().unwrap();
@@ -44,8 +44,10 @@ fn the_kernel_needs_no_reason() {
 }
 
 #[test]
-fn behind_tls_the_reason_is_tls() {
-    assert_eq!(shown(Via::Tls, Via::Tls), ("copy".into(), Some("tls-in-userspace".into())));
+fn with_tls_on_a_side_the_reason_is_tls() {
+    for via in [Via::Tls, Via::TlsBackend, Via::TlsBoth] {
+        assert_eq!(shown(via, via), ("copy".into(), Some("tls-in-userspace".into())), "{via:?}");
+    }
 }
 
 #[test]

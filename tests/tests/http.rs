@@ -144,7 +144,7 @@ fn answered(with: impl FnOnce(&Head) -> String) -> Response {
     let mut client = sluice.ask(Via::Copy, b"").unwrap();
     let (mut server, request) = backend.accept_request().unwrap();
     server.write_all(with(&request).as_bytes()).unwrap();
-    server.shutdown(std::net::Shutdown::Write).unwrap();
+    server.shutdown_write().unwrap();
     let answer = http::respond(&mut client).unwrap();
     assert_eq!(client.read(&mut [0]).unwrap(), 0, "the connection was not closed behind the answer");
     answer

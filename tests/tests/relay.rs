@@ -26,13 +26,13 @@ sluice_tests::over_every_engine![
 ];
 
 fn start(via: Via) -> (RawBackend, Sluice) {
-    let backend = RawBackend::start().unwrap();
+    let backend = RawBackend::via(via).unwrap();
     let sluice = Sluice::start(&Setup::via(backend.address, via)).unwrap();
     (backend, sluice)
 }
 
 fn every_kind_of_message_comes_back(via: Via) {
-    let echo = Echo::start().unwrap();
+    let echo = Echo::via(via).unwrap();
     let sluice = Sluice::start(&Setup::via(echo.address, via)).unwrap();
     let mut client = Client::open(sluice.connect(via).unwrap(), sluice.address(via)).unwrap();
     let told = client.response.headers()["proxy-websocket-status"].to_str().unwrap();
@@ -157,7 +157,7 @@ fn random_bytes_both_ways_arrive_exactly(via: Via) {
 }
 
 fn close_codes_are_recorded(via: Via) {
-    let echo = Echo::start().unwrap();
+    let echo = Echo::via(via).unwrap();
     let sluice = Sluice::start(&Setup::via(echo.address, via)).unwrap();
     for code in [1000, 1001, 4000] {
         let mut client = Client::open(sluice.connect(via).unwrap(), sluice.address(via)).unwrap();
