@@ -29,6 +29,12 @@ pub enum Via {
     TlsBackend,
     /// wss://, to a backend that speaks TLS and demands a certificate, carried by the gate in userspace.
     TlsBoth,
+    /// As [`Via::Tls`], with the keys in the kernel.
+    Ktls,
+    /// As [`Via::TlsBackend`], with the keys in the kernel.
+    KtlsBackend,
+    /// As [`Via::TlsBoth`], with both sides' keys in the kernel.
+    KtlsBoth,
 }
 
 impl Via {
@@ -38,8 +44,29 @@ impl Via {
         match self {
             Self::Sockmap => "sockmap",
             Self::Copy => "copy",
-            Self::Tls | Self::TlsBackend | Self::TlsBoth => "auto",
+            Self::Tls | Self::TlsBackend | Self::TlsBoth | Self::Ktls | Self::KtlsBackend | Self::KtlsBoth => "auto",
         }
+    }
+
+    /// The setting `relay.tls_engine` that brings it about.
+    #[must_use]
+    pub const fn tls_setting(self) -> &'static str {
+        match self {
+            Self::Sockmap | Self::Copy => "auto",
+            Self::Tls | Self::TlsBackend | Self::TlsBoth => "copy",
+            Self::Ktls | Self::KtlsBackend | Self::KtlsBoth => "ktls",
+        }
+    }
+
+    /// Whether the gate carries it, and takes it along when it dies.
+    #[must_use]
+    pub const fn ends_with_the_gate(self) -> bool {
+        matches!(self, Self::Tls | Self::TlsBackend | Self::TlsBoth)
+    }
+
+    /// Whether the kernel has the keys.
+    const fn needs_ktls(self) -> bool {
+        matches!(self, Self::Ktls | Self::KtlsBackend | Self::KtlsBoth)
     }
 
     /// The engine that metrics and `/connections` name.
@@ -48,25 +75,26 @@ impl Via {
         match self {
             Self::Sockmap => "sockmap",
             Self::Copy | Self::Tls | Self::TlsBackend | Self::TlsBoth => "copy",
+            Self::Ktls | Self::KtlsBackend | Self::KtlsBoth => "ktls",
         }
     }
 
     /// Whether the client speaks TLS.
     #[must_use]
     pub const fn tls_client(self) -> bool {
-        matches!(self, Self::Tls | Self::TlsBoth)
+        matches!(self, Self::Tls | Self::TlsBoth | Self::Ktls | Self::KtlsBoth)
     }
 
     /// Whether the backend does.
     #[must_use]
     pub const fn tls_backend(self) -> bool {
-        matches!(self, Self::TlsBackend | Self::TlsBoth)
+        matches!(self, Self::TlsBackend | Self::TlsBoth | Self::KtlsBackend | Self::KtlsBoth)
     }
 
     /// Whether the backend demands a certificate of Sluice.
     #[must_use]
     pub const fn shows_certificate(self) -> bool {
-        matches!(self, Self::TlsBoth)
+        matches!(self, Self::TlsBoth | Self::KtlsBoth)
     }
 
     /// Runs a scenario, or reports that this machine cannot run it this way.
@@ -76,7 +104,16 @@ impl Via {
         {
             return needs::skip(&reason);
         }
+        if !self.needs_ktls() {
+            return scenario(self);
+        }
+        if let Err(reason) = needs::ktls() {
+            return needs::skip(&reason);
+        }
+        let armed = || needs::tls_stat("TlsTxSw") + needs::tls_stat("TlsRxSw");
+        let before = armed();
         scenario(self);
+        assert!(armed() >= before + 2, "the kernel got no keys, says /proc/net/tls_stat");
     }
 }
 
@@ -98,6 +135,15 @@ macro_rules! over_every_engine {
         }
         mod copy_between_tls {
             $(#[test] fn $scenario() { $crate::Via::TlsBoth.run(super::$scenario) })*
+        }
+        mod ktls_behind_tls {
+            $(#[test] fn $scenario() { $crate::Via::Ktls.run(super::$scenario) })*
+        }
+        mod ktls_before_tls {
+            $(#[test] fn $scenario() { $crate::Via::KtlsBackend.run(super::$scenario) })*
+        }
+        mod ktls_between_tls {
+            $(#[test] fn $scenario() { $crate::Via::KtlsBoth.run(super::$scenario) })*
         }
     };
 }

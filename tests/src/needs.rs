@@ -55,6 +55,30 @@ pub fn sockmap() -> Result<(), String> {
     Ok(())
 }
 
+/// Whether the kernel must take TLS keys here: it has its `tls` module, or can load it.
+///
+/// # Errors
+/// It has not.
+pub fn ktls() -> Result<(), String> {
+    let stat = std::path::Path::new(TLS_STAT);
+    if !stat.exists() {
+        // Whether it could be loaded shows in the file.
+        let _loaded = std::process::Command::new("modprobe").arg("tls").output();
+    }
+    if stat.exists() { Ok(()) } else { Err("TLS in the kernel needs a kernel with CONFIG_TLS".into()) }
+}
+
+/// What the kernel counts of its TLS (Documentation/networking/tls.rst).
+const TLS_STAT: &str = "/proc/net/tls_stat";
+
+/// One number of it; 0 where there is none.
+#[must_use]
+pub fn tls_stat(name: &str) -> u64 {
+    let stat = std::fs::read_to_string(TLS_STAT).unwrap_or_default();
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix([' ', '\t'])?.trim().parse().ok();
+    stat.lines().find_map(value).unwrap_or(0)
+}
+
 /// Whether the test runs as root.
 ///
 /// # Errors

@@ -32,6 +32,7 @@ pub struct Setup {
     identities: Vec<(Identity, [&'static str; 2])>,
     routes: String,
     engine: &'static str,
+    tls_engine: &'static str,
     relay: String,
     more: String,
     wrapper: Vec<String>,
@@ -43,13 +44,13 @@ impl Setup {
     /// Two listeners, ws:// and wss://, one route for everything, one backend with this server.
     #[must_use]
     pub fn new(server: SocketAddr) -> Self {
-        Self { servers: vec![server], engine: "auto", ..Self::default() }
+        Self { servers: vec![server], engine: "auto", tls_engine: "auto", ..Self::default() }
     }
 
     /// With the engine for this way, and TLS to the backend if it needs that.
     #[must_use]
     pub fn via(server: SocketAddr, via: Via) -> Self {
-        let setup = Self { engine: via.setting(), ..Self::new(server) };
+        let setup = Self { engine: via.setting(), tls_engine: via.tls_setting(), ..Self::new(server) };
         if !via.tls_backend() {
             return setup;
         }
@@ -132,10 +133,11 @@ impl Setup {
         format!(
             "[admin]\nlisten = \"{admin}\"\n[[listener]]\nbind = \"{ws}\"\n[[listener]]\nbind = \"{wss}\"\n\
              tls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}\n{routes}\n[[backend]]\nname = \"app\"\n\
-             servers = [{}]\n{}[relay]\nengine = \"{}\"\n{}\n{}\n",
+             servers = [{}]\n{}[relay]\nengine = \"{}\"\ntls_engine = \"{}\"\n{}\n{}\n",
             servers.join(", "),
             self.backend_tls,
             self.engine,
+            self.tls_engine,
             self.relay,
             self.more
         )

@@ -25,6 +25,13 @@ fn a_killed_gate_leaves_copied_pairs_alone() {
     Via::Copy.run(survives);
 }
 
+#[test]
+fn a_killed_gate_leaves_pairs_alone_whose_keys_the_kernel_has() {
+    for via in [Via::Ktls, Via::KtlsBackend, Via::KtlsBoth] {
+        via.run(survives);
+    }
+}
+
 /// Kills the gate and waits for the next one.
 fn kill_gate(sluice: &Sluice) {
     let first = eventually("there is a gate", || sluice.gate());
@@ -33,7 +40,7 @@ fn kill_gate(sluice: &Sluice) {
 }
 
 fn survives(via: Via) {
-    let backend = RawBackend::start().unwrap();
+    let backend = RawBackend::via(via).unwrap();
     let sluice = Sluice::start(&Setup::via(backend.address, via)).unwrap();
     let (mut client, mut server) = sluice.tunnel(via, &backend).unwrap();
     // The client has its 101 a moment before the keeper has the pair; what is listed is the keeper's.

@@ -44,10 +44,28 @@ fn the_kernel_needs_no_reason() {
 }
 
 #[test]
-fn with_tls_on_a_side_the_reason_is_tls() {
+fn with_tls_the_kernel_needs_no_reason_and_userspace_has_one() {
     for via in [Via::Tls, Via::TlsBackend, Via::TlsBoth] {
-        assert_eq!(shown(via, via), ("copy".into(), Some("tls-in-userspace".into())), "{via:?}");
+        assert_eq!(shown(via, via), ("copy".into(), Some("configured".into())), "{via:?}");
     }
+    for via in [Via::Ktls, Via::KtlsBackend, Via::KtlsBoth] {
+        via.run(|via| assert_eq!(shown(via, via), ("ktls".into(), None), "{via:?}"));
+    }
+}
+
+#[test]
+fn without_tls_in_the_kernel_userspace_does_it_and_says_why() {
+    if needs::ktls().is_ok() {
+        return needs::skip("this kernel has TLS");
+    }
+    let echo = Echo::start().unwrap();
+    let sluice = Sluice::start(&Setup::new(echo.address)).unwrap();
+    let mut client = Client::open(sluice.connect(Via::Tls).unwrap(), sluice.wss).unwrap();
+    client.converse().unwrap();
+    let row = sluice.connection(client.address().unwrap());
+    assert_eq!((row["engine"].as_str(), row["why"].as_str()), (Some("copy"), Some("no-ktls")));
+    let refused = Sluice::start(&Setup::via(echo.address, Via::Ktls)).err().unwrap().to_string();
+    assert!(refused.contains("relay.tls_engine is \"ktls\", which cannot be had"), "{refused}");
 }
 
 #[test]
