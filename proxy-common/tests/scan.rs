@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use proxy_common::layout::{DirCounters, SIZE_BUCKETS};
-use proxy_common::scan::{Scanner, WINDOW, bucket_limit, opcode_index, size_bucket};
+use proxy_common::scan::{OPCODES, Scanner, WINDOW, bucket_limit, opcode_index, size_bucket};
 
 /// How a length is written: RFC 6455 asks for the shortest form, peers may use any.
 #[derive(Clone, Copy, Debug)]
@@ -140,6 +140,15 @@ proptest! {
             prop_assert!(bucket_limit(bucket - 1).unwrap() < payload);
         }
     }
+}
+
+/// The names of RFC 6455 §5.2, in the order of the opcodes.
+#[test]
+fn every_opcode_is_counted_under_its_name() {
+    let names: Vec<&str> = (0..16).map(|opcode| OPCODES[opcode_index(opcode)]).collect();
+    let data = ["continuation", "text", "binary", "reserved_data"].into_iter().chain(["reserved_data"; 4]);
+    let control = ["close", "ping", "pong", "reserved_control"].into_iter().chain(["reserved_control"; 4]);
+    assert_eq!(names, data.chain(control).collect::<Vec<_>>());
 }
 
 #[test]

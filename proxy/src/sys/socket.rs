@@ -176,6 +176,12 @@ pub fn loopback_pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((near, far))
 }
 
+/// Whether the peer has sent its FIN or an RST, whatever is unread before it.
+pub fn peer_has_ended(socket: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&socket, PollFlags::RDHUP)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
 /// Waits until there is something to read.
 ///
 /// # Errors

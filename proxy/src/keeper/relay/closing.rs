@@ -120,9 +120,10 @@ impl Relay {
         {
             kernel.remove(slot, pair.cookies);
         }
+        // A side that broke the TLS protocol has been sent an alert.
+        let mut told = None;
         if let Some(Closing::Reset { delivers, .. }) = pair.closing {
-            // The side that broke the protocol has been sent an alert, which an RST would overtake.
-            let told = (pair.reason == EndReason::TlsProtocol).then_some(delivers);
+            told = (pair.reason == EndReason::TlsProtocol).then_some(delivers);
             for side in Direction::ALL.into_iter().filter(|side| Some(*side) != told) {
                 // A close with this setting sends an RST.
                 let _ = sockopt::set_socket_linger(pair.source(side), Some(Duration::ZERO));
@@ -132,7 +133,11 @@ impl Relay {
             self.reactor.remove(pair.source(side));
         }
         let Pair { facts, sockets, engine, reason, opened, .. } = *pair;
-        drop(sockets);
+        for (socket, side) in sockets.into_iter().zip(Direction::ALL) {
+            if Some(side) == told {
+                self.lingering.add(socket, Instant::now());
+            }
+        }
         tracing::debug!(conn = %facts.id, reason = reason.label(), age = ?opened.elapsed(), "the pair has ended");
         self.fold(slot, engine, reason);
     }

@@ -102,7 +102,7 @@ fn close_notify_goes_before_every_fin() {
 fn padded_empty_full_and_cut_records_are_data() {
     over_crafted_clients(&Config::default(), |rig| {
         let (mut craft, mut client, backend) = with_crafted_client(rig);
-        let whole = patterned(40, 0, 3 * 16_384 + 100);
+        let whole = patterned(40, 0, 32_789 + 16_384);
         let records = [
             craft.data(&whole[..10]),
             craft.record(23, &whole[10..20], 1_000),
