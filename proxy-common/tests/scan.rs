@@ -193,3 +193,22 @@ fn a_close_without_a_code_counts_as_1005() {
     let (_, counters) = feed(&[0x88, 0x01, 0x03], &[9]);
     assert_eq!(counters.close_code, 1005, "one byte is no code");
 }
+
+proptest! {
+    #[test]
+    fn the_next_boundary_is_found_from_anywhere(frames in proptest::collection::vec(frame(), 1..5), at: prop::sample::Index) {
+        let (bytes, mut boundaries) = (stream(&frames), vec![0]);
+        for frame in &frames {
+            boundaries.push(boundaries.last().unwrap() + frame.bytes().len());
+        }
+        let at = at.index(bytes.len() + 1);
+        let next = *boundaries.iter().find(|boundary| **boundary >= at).unwrap();
+        let (mut scanner, mut counters) = (Scanner::START, DirCounters::ZERO);
+        scanner.feed(&bytes[..at], &mut counters);
+        prop_assert_eq!(scanner.feed_frame(&bytes[at..], &mut counters), next - at);
+        prop_assert!(scanner.at_boundary());
+        let mut whole = DirCounters::ZERO;
+        Scanner::START.clone().feed(&bytes[..next], &mut whole);
+        prop_assert_eq!(counters, whole);
+    }
+}

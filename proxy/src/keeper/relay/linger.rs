@@ -1,7 +1,7 @@
 //! Sockets whose peers are still to read why they were given up.
 //!
-//! Closing a socket that holds unread bytes sends an RST, which may overtake the alert that was sent before it. So
-//! such a socket gets a FIN and is kept until its peer has closed as well.
+//! Closing a socket that holds unread bytes, or gets more, sends an RST, which may overtake the alert or the Close frame
+//! that was sent before it. So such a socket gets a FIN and is kept until its peer has closed as well.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
 /// The most that are kept; of more, the oldest is closed.
-const MOST: usize = 64;
+const MOST: usize = 32;
 
 /// The sockets, and when each is closed at the latest.
 #[derive(Default)]

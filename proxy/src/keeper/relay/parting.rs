@@ -23,7 +23,10 @@ impl Relay {
     pub(super) fn fail_for(&mut self, slot: u32, side: Direction, failure: Failure) {
         let reason = match failure {
             Failure::Socket(_) => return self.fail(slot, side),
-            Failure::Tls(Why::KeyUpdate) => return self.part_all(slot, EndReason::TlsKeyUpdate),
+            Failure::Tls(Why::KeyUpdate) => {
+                self.part_without(slot, side);
+                return self.part_all(slot, EndReason::TlsKeyUpdate);
+            }
             Failure::Tls(Why::KeyLimit) => return self.part_all(slot, EndReason::TlsKeyLimit),
             Failure::Tls(Why::Alert(_)) => EndReason::TlsAlert,
             Failure::Tls(Why::Protocol(_)) => EndReason::TlsProtocol,
@@ -32,6 +35,13 @@ impl Relay {
             tracing::debug!(conn = %pair.facts.id, side = side.label(), ?failure, "a TLS connection cannot go on");
         }
         self.fail_as(slot, side, reason);
+    }
+
+    /// Nothing more can be read of this side. In the middle of a frame, its direction ends there.
+    fn part_without(&mut self, slot: u32, side: Direction) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        let between_frames = pair.scanners.as_ref().is_some_and(|scanners| scanners[side as usize].at_boundary());
+        pair.flow_mut(side).ended |= !between_frames;
     }
 
     /// Both sides get a Close frame as soon as they stand between two frames.
