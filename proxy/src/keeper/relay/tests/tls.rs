@@ -14,6 +14,7 @@ use super::rig::{
 };
 use crate::config::Config;
 use crate::handoff::{EndReason, Engine};
+use crate::keeper::pair::Pair;
 use crate::ktls::{Cipher, Role, Suite, Version, made_up};
 use crate::sys::{ktls, socket};
 
@@ -100,7 +101,9 @@ fn a_socket_with_keys_never_enters_a_sockmap() {
         }
         let kernel = rig.relay.kernel.as_ref().unwrap();
         assert!((0..2).all(|at| kernel.verdicts.read(at).redirected + kernel.verdicts.read(at).passed == 0));
-        assert!(rig.relay.table.iter().all(|(_, pair)| pair.engine == Engine::Ktls && !pair.promote));
+        assert!(rig.relay.table.iter().all(|(_, pair)| pair.engine == Engine::Ktls));
+        let refused = |pair: &Pair| pair.why_not.is_some();
+        assert!(!rig.relay.table.iter().any(|(_, pair)| refused(pair)), "it was tried, and the kernel refused");
     });
 }
 
@@ -118,6 +121,36 @@ fn close_notify_goes_before_every_fin() {
                 assert_eq!(next_record(far.tcp()), (ALERT, vec![1, 0]));
             }
             assert_eq!(ktls::receive(far.tcp().as_fd(), &mut [0; 9]), Ok((0, None)), "a FIN behind it");
+        }
+    });
+}
+
+#[test]
+fn a_fin_waits_for_records_that_tcp_has_no_room_for() {
+    const BYTES: u64 = 100_000;
+    over_ktls(&Config::default(), Some(SUITE), |rig| {
+        for round in 0..3 {
+            let Ends { client, backend } = rig.open_with(b"", b"", |ends, [near, far]| {
+                // Less than a record on the way: TCP has always taken one in part.
+                for end in [near, far] {
+                    socket2::SockRef::from(&*end).set_send_buffer_size(4_096).unwrap();
+                }
+                for end in [&ends.client, &ends.backend] {
+                    socket2::SockRef::from(end.tcp()).set_recv_buffer_size(4_096).unwrap();
+                }
+            });
+            rig.settled();
+            let (from, to) = if rig.sides().unwrap()[0] { (backend, client) } else { (client, backend) };
+            let writer = write_pattern(from.try_clone().unwrap(), round, BYTES, false);
+            let closer = std::thread::spawn(move || {
+                writer.join().unwrap();
+                from.shutdown(Shutdown::Write).unwrap();
+                from
+            });
+            let reader = read_pattern(to.try_clone().unwrap(), round, BYTES, true, true);
+            rig.join("all is read, and the end", reader);
+            drop((rig.join("all is written", closer), to));
+            rig.until("the pair has ended", |rig| rig.live() == 0);
         }
     });
 }
@@ -172,6 +205,9 @@ fn broken_by(what: &str, record: impl Fn(&mut Craft) -> Vec<u8>, ended: EndReaso
         assert_eq!(reason(rig, ended), 1, "{what}");
         if let Some(alert) = alert {
             assert_eq!(next_record(&client), (ALERT, vec![2, alert]), "{what}");
+            socket::wait_readable(&client, Duration::from_secs(30)).unwrap();
+            let end = ktls::receive(client.as_fd(), &mut [0; 9]);
+            assert_eq!(end, Ok((0, None)), "{what}: an RST could have overtaken the alert");
         }
     });
 }
