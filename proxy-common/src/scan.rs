@@ -6,6 +6,8 @@
 //! The code is written for the BPF verifier as much as for people: [`Scanner::step`] has no loop, and every
 //! index into the window is a constant.
 
+use core::hint::black_box;
+
 use crate::layout::{DirCounters, OPCODE_COUNT, SIZE_BUCKETS};
 
 /// The labels of [`DirCounters::frames`], in index order.
@@ -19,13 +21,16 @@ const NO_STATUS: u32 = 1005;
 /// Bytes that [`Scanner::step`] looks at; the longest header has 14.
 pub const WINDOW: usize = 16;
 
+/// The index of each opcode, four bits each, the lowest first.
+const OPCODE_INDICES: u64 = 0x7777_7543_6666_6210;
+
 /// The index of an opcode (0–15) in [`DirCounters::frames`].
+///
+/// Without branches, as [`size_bucket`]: the verifier looks at what follows once for each way here.
 #[must_use]
 #[inline(always)]
 pub const fn opcode_index(opcode: u8) -> usize {
-    // A table in a word, four bits an opcode: compilers make of a `match` what verifiers up to 6.12 cannot bound.
-    const TABLE: u64 = 0x7777_7543_6666_6210;
-    (TABLE >> ((opcode & 0x0f) * 4)) as usize & (OPCODE_COUNT - 1)
+    (OPCODE_INDICES >> ((opcode & 0x0f) * 4)) as usize & (OPCODE_COUNT - 1)
 }
 
 /// The index of a payload length in [`DirCounters::sizes`]: 0 for none, else the number of significant bits,
@@ -33,33 +38,7 @@ pub const fn opcode_index(opcode: u8) -> usize {
 #[must_use]
 #[inline(always)]
 pub const fn size_bucket(payload: u64) -> usize {
-    // Halving in constant steps: the BPF instruction set of the oldest kernels has no count-leading-zeros.
-    let mut bits = 0;
-    let mut rest = payload;
-    if rest >> 32 != 0 {
-        return SIZE_BUCKETS - 1;
-    }
-    if rest >> 16 != 0 {
-        bits += 16;
-        rest >>= 16;
-    }
-    if rest >> 8 != 0 {
-        bits += 8;
-        rest >>= 8;
-    }
-    if rest >> 4 != 0 {
-        bits += 4;
-        rest >>= 4;
-    }
-    if rest >> 2 != 0 {
-        bits += 2;
-        rest >>= 2;
-    }
-    if rest >> 1 != 0 {
-        bits += 1;
-        rest >>= 1;
-    }
-    bits += rest as usize;
+    let bits = (u64::BITS - payload.leading_zeros()) as usize;
     if bits > SIZE_BUCKETS - 1 { SIZE_BUCKETS - 1 } else { bits }
 }
 
@@ -250,10 +229,9 @@ impl Scanner {
         let opcode = self.head & 0x0f;
         let kind = opcode_index(opcode);
         counters.frames[kind] = counters.frames[kind].wrapping_add(1);
-        let bucket = size_bucket(self.length);
-        if bucket < SIZE_BUCKETS {
-            counters.sizes[bucket] = counters.sizes[bucket].wrapping_add(1);
-        }
+        // What the compiler knows about the length it would use to drop the bound, which the verifier then misses.
+        let bucket = size_bucket(black_box(self.length));
+        counters.sizes[bucket] = counters.sizes[bucket].wrapping_add(1);
         if self.head & 0x80 != 0 && opcode <= 2 {
             counters.messages = counters.messages.wrapping_add(1);
         }

@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use proxy_common::layout::{DirCounters, SIZE_BUCKETS};
-use proxy_common::scan::{Scanner, WINDOW, bucket_limit, opcode_index, size_bucket};
+use proxy_common::scan::{OPCODES, Scanner, WINDOW, bucket_limit, opcode_index, size_bucket};
 
 /// How a length is written: RFC 6455 asks for the shortest form, peers may use any.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +142,15 @@ proptest! {
     }
 }
 
+/// The names of RFC 6455 §5.2, in the order of the opcodes.
+#[test]
+fn every_opcode_is_counted_under_its_name() {
+    let names: Vec<&str> = (0..16).map(|opcode| OPCODES[opcode_index(opcode)]).collect();
+    let data = ["continuation", "text", "binary", "reserved_data"].into_iter().chain(["reserved_data"; 4]);
+    let control = ["close", "ping", "pong", "reserved_control"].into_iter().chain(["reserved_control"; 4]);
+    assert_eq!(names, data.chain(control).collect::<Vec<_>>());
+}
+
 #[test]
 fn every_cut_of_a_long_masked_close_counts_alike() {
     let frames = [
@@ -183,4 +192,23 @@ fn a_close_without_a_code_counts_as_1005() {
     assert_eq!((counters.close_code, counters.closes), (1005, 1));
     let (_, counters) = feed(&[0x88, 0x01, 0x03], &[9]);
     assert_eq!(counters.close_code, 1005, "one byte is no code");
+}
+
+proptest! {
+    #[test]
+    fn the_next_boundary_is_found_from_anywhere(frames in proptest::collection::vec(frame(), 1..5), at: prop::sample::Index) {
+        let (bytes, mut boundaries) = (stream(&frames), vec![0]);
+        for frame in &frames {
+            boundaries.push(boundaries.last().unwrap() + frame.bytes().len());
+        }
+        let at = at.index(bytes.len() + 1);
+        let next = *boundaries.iter().find(|boundary| **boundary >= at).unwrap();
+        let (mut scanner, mut counters) = (Scanner::START, DirCounters::ZERO);
+        scanner.feed(&bytes[..at], &mut counters);
+        prop_assert_eq!(scanner.feed_frame(&bytes[at..], &mut counters), next - at);
+        prop_assert!(scanner.at_boundary());
+        let mut whole = DirCounters::ZERO;
+        Scanner::START.clone().feed(&bytes[..next], &mut whole);
+        prop_assert_eq!(counters, whole);
+    }
 }

@@ -1,7 +1,9 @@
 //! The verdict on one segment.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
-use aya_ebpf::helpers::bpf_get_socket_cookie;
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_loop, bpf_skb_adjust_room};
 use aya_ebpf::programs::SkBuffContext;
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff};
 use aya_log_ebpf::debug;
@@ -84,7 +86,7 @@ fn trim(ctx: &SkBuffContext, state: *mut VerdictState) -> bool {
         }
     }
     // SAFETY: as above.
-    let mut old = flow::overlap(unsafe { (*state).next_seq }, seq, len);
+    let old = flow::overlap(unsafe { (*state).next_seq }, seq, len);
     // SAFETY: as above.
     unsafe { (*state).next_seq = seq.wrapping_add(len) };
     if old == 0 {
@@ -96,17 +98,34 @@ fn trim(ctx: &SkBuffContext, state: *mut VerdictState) -> bool {
         unsafe { (*state).next_seq = seq.wrapping_add(old) };
         return false;
     }
-    for _ in 0..TRIM_STEPS {
-        if old == 0 {
-            return true;
-        }
-        let step = if old > TRIM_STEP { TRIM_STEP } else { old };
-        if ctx.skb.adjust_room(-(step as i32), 0, 0).is_err() {
-            return false;
-        }
-        old -= step;
+    let mut trim = Trim { skb, old };
+    // SAFETY: `trim_step` has the signature that the kernel calls.
+    unsafe { bpf_loop(TRIM_STEPS, trim_step as *mut c_void, core::ptr::from_mut(&mut trim).cast(), 0) };
+    trim.old == 0
+}
+
+/// What is still to be taken off the front of a segment.
+struct Trim {
+    skb: *mut __sk_buff,
+    old: u32,
+}
+
+/// One step of [`trim`]. Returns 1 to end the loop.
+///
+/// A loop of the language's own would be verified turn by turn, with all that follows it each time.
+extern "C" fn trim_step(_turn: u32, trim: *mut Trim) -> i64 {
+    // SAFETY: `bpf_loop` passes the pointer that it was given, and nothing else uses it meanwhile.
+    let trim = unsafe { &mut *trim };
+    if trim.old == 0 {
+        return 1;
     }
-    old == 0
+    let step = if trim.old > TRIM_STEP { TRIM_STEP } else { trim.old };
+    // SAFETY: `skb` is the program's context.
+    if unsafe { bpf_skb_adjust_room(trim.skb, -(step as i32), 0, 0) } != 0 {
+        return 1;
+    }
+    trim.old -= step;
+    0
 }
 
 #[inline(always)]

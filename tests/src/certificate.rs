@@ -82,12 +82,7 @@ impl Identity {
     /// # Errors
     /// It is no certificate.
     pub fn client(&self) -> anyhow::Result<Arc<ClientConfig>> {
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(self.roots()?)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        client_of(provider(), self.roots()?)
     }
 
     /// The settings of a server that shows this certificate, and demands that of its clients if one is named.
@@ -116,6 +111,31 @@ impl Identity {
         roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes())?)?;
         Ok(roots)
     }
+}
+
+/// As [`Certificate::client`], for the certificate in a file and with other cryptography.
+///
+/// # Errors
+/// It is no certificate, or the cryptography does not do for TLS.
+pub fn client_with(provider: CryptoProvider, certificate: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate)?)?;
+    client_of(Arc::new(provider), roots)
+}
+
+fn client_of(provider: Arc<CryptoProvider>, roots: RootCertStore) -> anyhow::Result<Arc<ClientConfig>> {
+    // Without a cipher of TLS 1.2 there is only 1.3.
+    let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
+    let has = |version: &&&rustls::SupportedProtocolVersion| {
+        provider.cipher_suites.iter().any(|suite| suite.version().version == version.version)
+    };
+    let versions: Vec<_> = versions.iter().filter(has).copied().collect();
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&versions)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 fn provider() -> Arc<CryptoProvider> {

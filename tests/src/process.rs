@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal};
 
@@ -15,6 +16,8 @@ use crate::wait::eventually;
 pub struct Program {
     child: Child,
     log: Arc<Mutex<String>>,
+    /// Those that read what it prints.
+    readers: Vec<JoinHandle<()>>,
     name: String,
 }
 
@@ -41,9 +44,8 @@ impl Program {
             .process_group(0)
             .spawn()?;
         let log = Arc::new(Mutex::new(String::new()));
-        collect(child.stdout.take(), &log);
-        collect(child.stderr.take(), &log);
-        Ok(Self { child, log, name: command.join(" ") })
+        let readers = [collect(child.stdout.take(), &log), collect(child.stderr.take(), &log)];
+        Ok(Self { child, log, readers: readers.into_iter().flatten().collect(), name: command.join(" ") })
     }
 
     /// Its process id. Wrappers such as `setpriv` become the program, so it is the program's own.
@@ -56,6 +58,17 @@ impl Program {
     #[must_use]
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All that it and whatever it started have printed, once all of them have ended.
+    ///
+    /// # Panics
+    /// They do not end.
+    #[must_use]
+    pub fn last_log(&self) -> String {
+        let what = format!("{} and its children have closed their output", self.name);
+        eventually(&what, || self.readers.iter().all(JoinHandle::is_finished).then_some(()));
+        self.log()
     }
 
     /// How it ended, if it has.
@@ -98,16 +111,16 @@ impl Drop for Program {
     }
 }
 
-fn collect(stream: Option<impl Read + Send + 'static>, log: &Arc<Mutex<String>>) {
-    let Some(stream) = stream else { return };
+fn collect(stream: Option<impl Read + Send + 'static>, log: &Arc<Mutex<String>>) -> Option<JoinHandle<()>> {
+    let stream = stream?;
     let log = Arc::clone(log);
-    std::thread::spawn(move || {
+    Some(std::thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
             log.push_str(&String::from_utf8_lossy(&line));
             log.push('\n');
         }
-    });
+    }))
 }
 
 fn pid(number: u32) -> Option<Pid> {

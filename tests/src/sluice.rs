@@ -201,7 +201,7 @@ impl Sluice {
             None => http::get(admin, "/metrics").is_ok_and(|answer| answer.head.status() == 200).then_some(true),
         });
         if !ready {
-            return Ok(Err(program.log()));
+            return Ok(Err(program.last_log()));
         }
         let tls = certificate.client()?;
         Ok(Ok(Self { ws, wss, admin, program, certificate: certificate.certificate, tls, _folder: folder }))

@@ -125,3 +125,33 @@ fn backend_tls_wrong(tls: &BackendTls) -> Option<String> {
     let name = tls.server_name.as_deref().filter(|name| ServerName::try_from(*name).is_err())?;
     Some(format!("tls.server_name {name:?} is neither a host name nor an IP address"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(tls: &str) -> Option<String> {
+        let text = format!(
+            "[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nbackend = \"app\"\n\
+             [[backend]]\nname = \"app\"\nservers = [\"127.0.0.1:9\"]\ntls = {{ {tls} }}\n"
+        );
+        Config::parse(&text, "test").err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn tls_to_a_backend_is_checked() {
+        for good in ["", "server_name = \"app.internal\"", "server_name = \"::1\"", "certificate = \"a\", key = \"b\""]
+        {
+            assert_eq!(wrong(good), None, "{good}");
+        }
+        for (bad, says) in [
+            ("server_name = \"a b\"", "neither a host name nor an IP address"),
+            ("server_name = \"\"", "neither a host name nor an IP address"),
+            ("certificate = \"a\"", "belong together"),
+            ("key = \"b\"", "belong together"),
+            ("verify = false", "unknown field `verify`"),
+        ] {
+            assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
+        }
+    }
+}

@@ -22,12 +22,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 use self::lane::{Budget, Lane, parts};
 use self::limits::{Due, Limits};
 pub(super) use self::patrol::Patrol;
-use super::Gate;
 use super::admission::Permit;
 use super::refusal::Refusal;
 use super::session::Quiesced;
 use super::stream::Stream;
 use super::tls::end_reason;
+use super::{Gate, linger};
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
 use crate::sys::patience;
@@ -116,6 +116,13 @@ impl Side {
 struct Failed {
     side: Side,
     reason: EndReason,
+}
+
+impl Failed {
+    /// Whether this side is to read why: what broke the protocol has been sent an alert, which an RST would overtake.
+    fn told(&self, side: Side) -> bool {
+        self.reason == EndReason::TlsProtocol && self.side == side
+    }
 }
 
 /// A pair that this process carries.
@@ -297,20 +304,31 @@ impl Carry {
     /// Lets both sides go, and tells the keeper.
     async fn end(mut self, ended: Result<(), Failed>) {
         let slot = self.place.slot.index();
-        let reason = match ended {
-            Ok(()) => self.limits.as_ref().and_then(|limits| limits.reached()).unwrap_or(EndReason::Finished),
+        let (reason, told) = match ended {
+            Ok(()) => match self.limits.as_ref().and_then(|limits| limits.reached()) {
+                None => (EndReason::Finished, [false; 2]),
+                Some(reason) => (reason, [true; 2]),
+            },
             Err(failed) => {
                 tracing::debug!(slot, ?failed, "a carried pair broke");
+                let told = [Side::Client, Side::Backend].map(|side| failed.told(side));
                 self.break_other(&failed).await;
-                failed.reason
+                (failed.reason, told)
             }
         };
-        let Self { place, .. } = self;
+        let Self { place, client, backend, _permit, .. } = self;
         let counters = Box::new(place.gate.stats.carried(slot));
         let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot, counters, reason }, &[]).await;
         if let Err(error) = closed {
             tracing::debug!(slot, %error, "cannot tell the keeper of a carried pair's end");
         }
+        drop(place);
+        let close = async |stream: Stream, told: bool| {
+            if told {
+                linger::close(stream.into_tcp()).await;
+            }
+        };
+        tokio::join!(close(client, told[0]), close(backend, told[1]));
     }
 
     /// One side has failed: the other gets what is under way to it and then an RST, as it would without a proxy.
@@ -330,9 +348,7 @@ impl Carry {
         };
         // What is not delivered by then is not.
         let _ = timeout_at(Instant::now() + RESET_LINGER, delivered).await;
-        // The side that broke the protocol has been sent an alert, which an RST would overtake.
-        let told = (failed.reason == EndReason::TlsProtocol).then_some(failed.side);
-        for side in [Side::Client, Side::Backend].into_iter().filter(|side| Some(*side) != told) {
+        for side in [Side::Client, Side::Backend].into_iter().filter(|side| !failed.told(*side)) {
             // Fails only on a socket that is already closed.
             let _ = self.stream(side).tcp().set_zero_linger();
         }

@@ -28,7 +28,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -89,6 +89,7 @@ struct Upstream {
 /// The keeper sent what this gate cannot use (a certificate, for one), or the system is out of something at start.
 /// What strangers do is never an error of the gate's.
 pub fn run(control: OwnedFd) -> anyhow::Result<()> {
+    let held = control.try_clone().context("cannot copy the control socket's descriptor")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .thread_name("sluice-gate")
@@ -103,6 +104,10 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
         served
     });
     runtime.shutdown_background();
+    if served.is_err() {
+        // The keeper kills a gate whose end of the socket is closed: not before the error has been printed.
+        let _until_exit = held.into_raw_fd();
+    }
     served
 }
 

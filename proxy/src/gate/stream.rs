@@ -62,6 +62,15 @@ impl Stream {
         }
     }
 
+    /// The same, without what is above it.
+    pub(super) fn into_tcp(self) -> TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Kernel(tls) => tls.into_tcp(),
+            Self::User(tls, _) => tls.into_tcp(),
+        }
+    }
+
     /// The connection is about to be ended: a worn TLS key is still good for the last frames.
     pub(super) fn allow_last_words(&mut self) {
         match self {

@@ -233,6 +233,8 @@ impl Leg {
 
     /// Tells the peer, if there is room, that its records cannot be understood.
     fn give_up(&mut self, socket: BorrowedFd<'_>, alert: u8) -> Failure {
+        // The kernel notes a record that it cannot open as the socket's own error, which would be the answer to a send.
+        let _noted = rustix::net::sockopt::socket_error(socket);
         let _ = self.control(socket, ALERT, &[FATAL, alert]);
         self.tx_closed = true;
         Failure::Tls(Why::Protocol(alert))

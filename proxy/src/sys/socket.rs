@@ -176,6 +176,14 @@ pub fn loopback_pair() -> io::Result<(TcpStream, TcpStream)> {
     Ok((near, far))
 }
 
+/// Whether the peer has sent its FIN or an RST, whatever is unread before it.
+pub fn peer_has_ended(socket: impl AsFd) -> bool {
+    let mut polled = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let asked = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+    // Errors are told too, unasked: they may be of this end's own making.
+    asked.is_ok() && polled.iter().any(|polled| polled.revents().intersects(PollFlags::RDHUP | PollFlags::HUP))
+}
+
 /// Waits until there is something to read.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use proxy_common::layout::Direction;
+use rcgen::DnType;
 use rustls::{HandshakeKind, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -249,6 +250,8 @@ async fn a_certificate_that_cannot_be_trusted_is_refused() {
     let all = rustls::ALL_VERSIONS;
     let expired = Identity::expired();
     refused(expired.server(all, None), &expired, Refusal::BackendCertificate).await;
+    let stranger = Identity::of("app.test", |params| params.distinguished_name.push(DnType::CommonName, "stranger"));
+    refused(stranger.server(all, None), &Identity::new(), Refusal::BackendCertificate).await;
     refused(Identity::new().server(all, None), &Identity::new(), Refusal::BackendCertificate).await;
     let other = Identity::of("other.test", |_| ());
     refused(other.server(all, None), &other, Refusal::BackendCertificate).await;

@@ -36,6 +36,11 @@ impl KernelTls {
         &self.tcp
     }
 
+    /// The TCP connection alone, for the end of both.
+    pub(in crate::gate) fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+
     /// The connection is about to be ended: a worn key is still good for the last frames.
     pub(in crate::gate) fn allow_last_words(&mut self) {
         self.leg.allow_last_words();

@@ -120,10 +120,11 @@ impl Relay {
         {
             kernel.remove(slot, pair.cookies);
         }
+        // Of these, a peer is to read what it has been sent: a Close frame, or the alert for breaking the TLS protocol.
+        let mut told = [matches!(pair.closing, Some(Closing::Farewell { .. })); 2];
         if let Some(Closing::Reset { delivers, .. }) = pair.closing {
-            // The side that broke the protocol has been sent an alert, which an RST would overtake.
-            let told = (pair.reason == EndReason::TlsProtocol).then_some(delivers);
-            for side in Direction::ALL.into_iter().filter(|side| Some(*side) != told) {
+            told[delivers as usize] = pair.reason == EndReason::TlsProtocol;
+            for side in Direction::ALL.into_iter().filter(|side| !told[*side as usize]) {
                 // A close with this setting sends an RST.
                 let _ = sockopt::set_socket_linger(pair.source(side), Some(Duration::ZERO));
             }
@@ -132,7 +133,9 @@ impl Relay {
             self.reactor.remove(pair.source(side));
         }
         let Pair { facts, sockets, engine, reason, opened, .. } = *pair;
-        drop(sockets);
+        for (socket, _) in sockets.into_iter().zip(told).filter(|(_, told)| *told) {
+            self.lingering.add(socket, Instant::now());
+        }
         tracing::debug!(conn = %facts.id, reason = reason.label(), age = ?opened.elapsed(), "the pair has ended");
         self.fold(slot, engine, reason);
     }

@@ -6,6 +6,7 @@
 
 mod closing;
 mod copy;
+mod linger;
 mod parting;
 mod patrol;
 mod sockmap;
@@ -34,6 +35,7 @@ use crate::ktls::Progress;
 use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::{MappedArray, Slot};
 use crate::sys::socket;
+use linger::Lingering;
 use patrol::Patrol;
 
 /// The buffer that all pairs share, in bytes: what one system call moves at most, and so what one congested direction
@@ -57,6 +59,7 @@ pub(super) struct Relay {
     buffer: Vec<u8>,
     limits: Limits,
     patrol: Patrol,
+    lingering: Lingering,
     pub(super) ended: Ended,
 }
 
@@ -127,6 +130,7 @@ impl Relay {
                 user_timeout: config.relay.user_timeout,
             },
             patrol: Patrol::new(config.relay.user_timeout, Instant::now()),
+            lingering: Lingering::default(),
             ended: Ended::default(),
         })
     }
@@ -289,7 +293,7 @@ impl Relay {
             return Some(Duration::ZERO);
         }
         let patrol = (self.table.live() > 0).then(|| self.patrol.next(now));
-        [self.timers.next(now), patrol].into_iter().flatten().min()
+        [self.timers.next(now), patrol, self.lingering.next()].into_iter().flatten().min()
     }
 
     /// Gives every direction that has more to do one turn, and looks at every timer that is due.
@@ -300,6 +304,7 @@ impl Relay {
             }
         }
         self.patrol(now);
+        self.lingering.look(now);
         while let Some(timer) = self.timers.due(now) {
             if self.table.get(timer.slot).is_none_or(|pair| pair.generation != timer.generation) {
                 continue;

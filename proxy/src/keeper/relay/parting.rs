@@ -20,13 +20,24 @@ impl Relay {
     pub(super) fn fail_for(&mut self, slot: u32, side: Direction, failure: Failure) {
         let reason = match failure {
             Failure::Socket(_) => return self.fail(slot, side),
-            Failure::Tls(why @ (Why::KeyUpdate | Why::KeyLimit)) => return self.part_all(slot, EndReason::of_tls(why)),
+            Failure::Tls(why @ Why::KeyUpdate) => {
+                self.part_without(slot, side);
+                return self.part_all(slot, EndReason::of_tls(why));
+            }
+            Failure::Tls(why @ Why::KeyLimit) => return self.part_all(slot, EndReason::of_tls(why)),
             Failure::Tls(why @ (Why::Alert(_) | Why::Protocol(_))) => EndReason::of_tls(why),
         };
         if let Some(pair) = self.table.get(slot) {
             tracing::debug!(conn = %pair.facts.id, side = side.label(), ?failure, "a TLS connection cannot go on");
         }
         self.fail_as(slot, side, reason);
+    }
+
+    /// Nothing more can be read of this side. In the middle of a frame, its direction ends there.
+    fn part_without(&mut self, slot: u32, side: Direction) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        let between_frames = pair.scanners.as_ref().is_some_and(|scanners| scanners[side as usize].at_boundary());
+        pair.flow_mut(side).ended |= !between_frames;
     }
 
     /// Both sides get a Close frame as soon as they stand between two frames.

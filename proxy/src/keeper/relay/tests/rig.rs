@@ -68,6 +68,19 @@ pub(super) fn over_ktls(config: &Config, suite: Option<Suite>, test: impl Fn(&mu
     }
 }
 
+/// Runs a test over every pairing with TLS, in a relay that also has the kernel's program.
+pub(super) fn over_ktls_beside_the_kernel(test: impl Fn(&mut Rig)) {
+    if let Some(why) = ability().why_none() {
+        return skip("ktls", why);
+    }
+    for sides in [[true, false], [false, true], [true, true]] {
+        match kernel() {
+            Ok(kernel) => test(&mut Rig::new(&Config::default(), Some(kernel), Some((SUITE, sides)))),
+            Err(why) => return skip("sockmap", &why),
+        }
+    }
+}
+
 /// What this kernel can do with TLS.
 pub(super) fn ability() -> &'static Ability {
     static ABILITY: OnceLock<Ability> = OnceLock::new();

@@ -9,9 +9,11 @@ use proxy_common::layout::Direction::{self, BackendToClient, ClientToBackend};
 
 use super::craft::Craft;
 use super::far::Far;
-use super::rig::{Ends, Rig, SUITE, ability, over_ktls, patterned, read_pattern, write_pattern};
+use super::rig::{
+    Ends, Rig, SUITE, ability, over_ktls, over_ktls_beside_the_kernel, patterned, read_pattern, write_pattern,
+};
 use crate::config::Config;
-use crate::handoff::EndReason;
+use crate::handoff::{EndReason, Engine};
 use crate::ktls::{Cipher, Role, Suite, Version, made_up};
 use crate::sys::{ktls, socket};
 
@@ -80,6 +82,28 @@ fn every_suite_carries_both_ways_to_the_end() {
     });
 }
 
+/// On kernels that accept both on one socket (up to 6.12.110), record headers would pass for payload, or the kernel
+/// would panic.
+#[test]
+fn a_socket_with_keys_never_enters_a_sockmap() {
+    over_ktls_beside_the_kernel(|rig| {
+        let Ends { mut client, backend } = rig.open();
+        rig.settled();
+        for round in 1..4 {
+            client.write_all(b"\x82\x81\0\0\0\0x").unwrap();
+            let reader = read_exactly(backend.try_clone().unwrap(), 7);
+            drop(rig.join("a frame has passed", reader));
+            rig.until("both directions are idle", |rig| {
+                rig.relay.table.iter().all(|(_, pair)| pair.flows.iter().all(|flow| flow.idle))
+            });
+            assert_eq!(rig.counters(0, ClientToBackend).frames[2], round);
+        }
+        let kernel = rig.relay.kernel.as_ref().unwrap();
+        assert!((0..2).all(|at| kernel.verdicts.read(at).redirected + kernel.verdicts.read(at).passed == 0));
+        assert!(rig.relay.table.iter().all(|(_, pair)| pair.engine == Engine::Ktls && !pair.promote));
+    });
+}
+
 #[test]
 fn close_notify_goes_before_every_fin() {
     over_ktls(&Config::default(), Some(SUITE), |rig| {
@@ -102,7 +126,7 @@ fn close_notify_goes_before_every_fin() {
 fn padded_empty_full_and_cut_records_are_data() {
     over_crafted_clients(&Config::default(), |rig| {
         let (mut craft, mut client, backend) = with_crafted_client(rig);
-        let whole = patterned(40, 0, 3 * 16_384 + 100);
+        let whole = patterned(40, 0, 32_789 + 16_384);
         let records = [
             craft.data(&whole[..10]),
             craft.record(23, &whole[10..20], 1_000),
