@@ -19,14 +19,15 @@ use proxy_common::layout::{Direction, PairCounters};
 use tokio::io::Interest;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::lane::{Budget, Lane};
+use self::lane::{Budget, Lane, parts};
 use self::limits::{Due, Limits};
 pub(super) use self::patrol::Patrol;
-use super::Gate;
 use super::admission::Permit;
 use super::refusal::Refusal;
 use super::session::Quiesced;
 use super::stream::Stream;
+use super::tls::end_reason;
+use super::{Gate, linger};
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
 use crate::sys::patience;
@@ -86,8 +87,8 @@ async fn carry_on(mut carry: Box<Carry>) {
         if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(carry.turn(cx))).await {
             break ended;
         }
-        if let Some(failed) = carry.woken().await {
-            break Err(failed);
+        if let Some(side) = carry.woken().await {
+            break Err(Failed { side, reason: side.reason() });
         }
     };
     // Its timers and messages need room that the living pair need not have.
@@ -95,7 +96,7 @@ async fn carry_on(mut carry: Box<Carry>) {
 }
 
 /// A side of a pair.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Client,
     Backend,
@@ -110,6 +111,20 @@ impl Side {
     }
 }
 
+/// What a pair has ended of.
+#[derive(Debug)]
+struct Failed {
+    side: Side,
+    reason: EndReason,
+}
+
+impl Failed {
+    /// Whether this side is to read why: what broke the protocol has been sent an alert, which an RST would overtake.
+    fn told(&self, side: Side) -> bool {
+        self.reason == EndReason::TlsProtocol && self.side == side
+    }
+}
+
 /// A pair that this process carries.
 struct Carry {
     client: Stream,
@@ -120,6 +135,8 @@ struct Carry {
     limits: Option<Box<Limits>>,
     /// The round of the patrol after which this pair looks at its sockets; none while nothing waits in them.
     patrol: Option<u32>,
+    /// It is being ended because of worn keys.
+    parting: bool,
     /// Whether TCP_USER_TIMEOUT is off: on the client's socket, on the backend's.
     patient: [bool; 2],
     _permit: Permit,
@@ -149,6 +166,7 @@ impl Carry {
             // A round that is over: the first look comes with the first turn, behind what was sent before.
             patrol: Some(place.gate.patrol.round().wrapping_sub(1)),
             place,
+            parting: false,
             patient: [false; 2],
             _permit: pair.permit,
         }
@@ -158,7 +176,7 @@ impl Carry {
     ///
     /// # Errors
     /// The side that failed.
-    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         match self.limits.as_mut().and_then(|limits| limits.poll(cx)) {
             None => {}
             Some(Due::Farewell) => {
@@ -171,14 +189,18 @@ impl Carry {
         self.poll_move(cx)
     }
 
-    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Side>> {
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         // One each, so that a flood one way does not starve the other.
         let (mut up_budget, mut down_budget) = (Budget::new(), Budget::new());
         let (stats, slot) = (&self.place.gate.stats, &mut self.place.slot);
         let up = self.to_backend.poll(cx, &mut self.client, &mut self.backend, stats, slot, &mut up_budget);
-        let up = up.map_err(|error| gone(Side::Client, &error))?;
+        if let Poll::Ready(Err(error)) = &up {
+            return self.failed(cx, Side::Client, error);
+        }
         let down = self.to_client.poll(cx, &mut self.backend, &mut self.client, stats, slot, &mut down_budget);
-        let down = down.map_err(|error| gone(Side::Backend, &error))?;
+        if let Poll::Ready(Err(error)) = &down {
+            return self.failed(cx, Side::Backend, error);
+        }
         let moved = up_budget.moved() || down_budget.moved();
         if let Some(limits) = self.limits.as_mut().filter(|_| moved) {
             limits.moved();
@@ -187,11 +209,39 @@ impl Carry {
             self.patrol(cx, moved);
             return Poll::Pending;
         }
-        Poll::Ready(match (self.to_backend.broken(), self.to_client.broken()) {
-            (true, _) => Err(Side::Backend),
-            (_, true) => Err(Side::Client),
-            _ => Ok(()),
-        })
+        let broken = match (self.to_backend.broken(), self.to_client.broken()) {
+            (true, _) => Side::Backend,
+            (_, true) => Side::Client,
+            _ => return Poll::Ready(Ok(())),
+        };
+        Poll::Ready(Err(Failed { side: broken, reason: broken.reason() }))
+    }
+
+    /// A direction cannot go on. With worn keys the pair goes on to its last frames.
+    fn failed(&mut self, cx: &Context<'_>, side: Side, error: &io::Error) -> Poll<Result<(), Failed>> {
+        tracing::debug!(slot = self.place.slot.index(), ?side, %error, "a carried pair's side failed");
+        if let Some(reason) = parts(error)
+            && !self.parting
+        {
+            self.part(reason);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(Failed { side, reason: end_reason(error).unwrap_or(side.reason()) }))
+    }
+
+    /// Both sides get a Close frame as soon as they stand between two frames.
+    fn part(&mut self, reason: EndReason) {
+        self.parting = true;
+        if self.limits.as_ref().is_none_or(|limits| limits.reached().is_none()) {
+            self.limits = Some(Limits::reached_already(reason));
+        }
+        for stream in [&mut self.client, &mut self.backend] {
+            stream.allow_last_words();
+        }
+        for lane in [&mut self.to_backend, &mut self.to_client] {
+            lane.part();
+        }
     }
 
     /// Looks after peers that do not read, once per round while bytes wait in the sockets. `moved`: some may since now.
@@ -252,29 +302,40 @@ impl Carry {
     }
 
     /// Lets both sides go, and tells the keeper.
-    async fn end(mut self, ended: Result<(), Side>) {
+    async fn end(mut self, ended: Result<(), Failed>) {
         let slot = self.place.slot.index();
-        let reason = match ended {
-            Ok(()) => self.limits.as_ref().and_then(|limits| limits.reached()).unwrap_or(EndReason::Finished),
+        let (reason, told) = match ended {
+            Ok(()) => match self.limits.as_ref().and_then(|limits| limits.reached()) {
+                None => (EndReason::Finished, [false; 2]),
+                Some(reason) => (reason, [true; 2]),
+            },
             Err(failed) => {
                 tracing::debug!(slot, ?failed, "a carried pair broke");
-                self.break_other(failed).await;
-                failed.reason()
+                let told = [Side::Client, Side::Backend].map(|side| failed.told(side));
+                self.break_other(&failed).await;
+                (failed.reason, told)
             }
         };
-        let Self { place, .. } = self;
+        let Self { place, client, backend, _permit, .. } = self;
         let counters = Box::new(place.gate.stats.carried(slot));
         let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot, counters, reason }, &[]).await;
         if let Err(error) = closed {
             tracing::debug!(slot, %error, "cannot tell the keeper of a carried pair's end");
         }
+        drop(place);
+        let close = async |stream: Stream, told: bool| {
+            if told {
+                linger::close(stream.into_tcp()).await;
+            }
+        };
+        tokio::join!(close(client, told[0]), close(backend, told[1]));
     }
 
     /// One side has failed: the other gets what is under way to it and then an RST, as it would without a proxy.
-    async fn break_other(&mut self, failed: Side) {
+    async fn break_other(&mut self, failed: &Failed) {
         let Self { client, backend, to_backend, to_client, place, .. } = self;
         let (stats, slot) = (&place.gate.stats, &mut place.slot);
-        let (lane, source, receiver) = match failed {
+        let (lane, source, receiver) = match failed.side {
             Side::Client => (to_backend, client, backend),
             Side::Backend => (to_client, backend, client),
         };
@@ -287,14 +348,9 @@ impl Carry {
         };
         // What is not delivered by then is not.
         let _ = timeout_at(Instant::now() + RESET_LINGER, delivered).await;
-        for stream in [&self.client, &self.backend] {
+        for side in [Side::Client, Side::Backend].into_iter().filter(|side| !failed.told(*side)) {
             // Fails only on a socket that is already closed.
-            let _ = stream.tcp().set_zero_linger();
+            let _ = self.stream(side).tcp().set_zero_linger();
         }
     }
-}
-
-fn gone(side: Side, error: &io::Error) -> Side {
-    tracing::debug!(?side, %error, "a carried pair's side failed");
-    side
 }

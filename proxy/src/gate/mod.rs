@@ -12,6 +12,7 @@ mod control;
 mod exchange;
 mod handover;
 mod handshake;
+mod kept;
 mod linger;
 mod listen;
 mod policy;

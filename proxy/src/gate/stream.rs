@@ -6,10 +6,9 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
 
 use super::handshake::Scheme;
-use super::tls::{KernelTls, Records};
+use super::tls::{KernelTls, UserTls};
 use crate::handoff::WhyNot;
 use crate::ktls::Leg;
 
@@ -19,8 +18,8 @@ pub(super) enum Stream {
     Plain(TcpStream),
     /// TLS whose keys the kernel has.
     Kernel(Box<KernelTls>),
-    /// TLS whose keys are in this process, and why. Boxed: it is moved at every change of state, and is some kilobytes.
-    User(Box<TlsStream<Records>>, WhyNot),
+    /// TLS whose keys are in this process, and why.
+    User(Box<UserTls>, WhyNot),
 }
 
 /// Who holds a connection's keys, which says who can carry it.
@@ -59,7 +58,25 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Kernel(tls) => tls.tcp(),
-            Self::User(tls, _) => tls.get_ref().0.tcp(),
+            Self::User(tls, _) => tls.tcp(),
+        }
+    }
+
+    /// The same, without what is above it.
+    pub(super) fn into_tcp(self) -> TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Kernel(tls) => tls.into_tcp(),
+            Self::User(tls, _) => tls.into_tcp(),
+        }
+    }
+
+    /// The connection is about to be ended: a worn TLS key is still good for the last frames.
+    pub(super) fn allow_last_words(&mut self) {
+        match self {
+            Self::Plain(_) => {}
+            Self::Kernel(tls) => tls.allow_last_words(),
+            Self::User(tls, _) => tls.allow_last_words(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The messages between gate and keeper, and nothing else.
+//! The messages between gate and keeper, and the few things that both must do alike.
 //!
 //! They cross one `SOCK_SEQPACKET` socket pair, each message in one packet, file descriptors beside it
 //! (SCM_RIGHTS). The keeper trusts nothing in what the gate sends: indices are checked, texts are bounded, and a
@@ -10,8 +10,9 @@ use proxy_common::layout::PairCounters;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::ktls::{Ability, Leg};
+use crate::ktls::{Ability, Leg, Why};
 
+pub mod close;
 pub mod stats;
 pub mod wire;
 
@@ -133,6 +134,17 @@ impl EndReason {
         Self::TlsKeyUpdate,
         Self::TlsKeyLimit,
     ];
+
+    /// Of a pair with a TLS connection that cannot go on.
+    #[must_use]
+    pub const fn of_tls(why: Why) -> Self {
+        match why {
+            Why::Alert(_) => Self::TlsAlert,
+            Why::Protocol(_) => Self::TlsProtocol,
+            Why::KeyUpdate => Self::TlsKeyUpdate,
+            Why::KeyLimit => Self::TlsKeyLimit,
+        }
+    }
 
     /// The word in metrics and logs.
     #[must_use]

@@ -99,7 +99,9 @@ fn trial(suite: Suite) -> Result<bool, Lack> {
     }
     let mut legs = Vec::new();
     for ((end, ready), role) in [&near, &far].into_iter().zip(ready).zip([Role::Client, Role::Server]) {
-        let leg = ready.arm(end.as_fd(), made_up(suite, role), true, u64::MAX).map_err(|error| no_suite(&error))?;
+        let leg = ready
+            .arm(end.as_fd(), &made_up(suite, role), true, u64::MAX)
+            .map_err(|refused| no_suite(&refused.into_inner()))?;
         legs.push(leg);
     }
     let [client, server] = legs.as_mut_slice() else { return Err(Lack::Suite("two ends are not two".into())) };

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::post::{
     ALERT, APPLICATION_DATA, Asked, BAD_RECORD_MAC, CLOSE_NOTIFY, FATAL, HANDSHAKE, KEY_UPDATE, NO_RENEGOTIATION, Post,
-    UNEXPECTED_MESSAGE, WARNING,
+    RECORD_OVERFLOW, UNEXPECTED_MESSAGE, WARNING,
 };
 use super::secret::Secret;
 use super::suite::{Keys, Role, Suite};
@@ -113,6 +113,28 @@ pub enum Why {
     KeyLimit,
 }
 
+/// The kernel does not take keys.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Those to send with, the first that it was given: the socket carries bytes as they are, and userspace can keep
+    /// the keys.
+    #[error("the kernel does not take the keys to send with: {0}")]
+    Sending(#[source] io::Error),
+    /// Those to receive with. The peer has been sent a close_notify; the connection can only be closed.
+    #[error("the kernel does not take the keys to receive with: {0}")]
+    Receiving(#[source] io::Error),
+}
+
+impl Refused {
+    /// What the kernel said.
+    #[must_use]
+    pub fn into_inner(self) -> io::Error {
+        match self {
+            Self::Sending(error) | Self::Receiving(error) => error,
+        }
+    }
+}
+
 impl Ready {
     /// Gets a socket ready. The last handshake record must have been read exactly to its end, and everything that is
     /// to be sent with userspace's keys must have been written. On failure the socket is as it was.
@@ -131,12 +153,16 @@ impl Ready {
     /// what the cipher allows.
     ///
     /// # Errors
-    /// The kernel refuses. One way may have its keys then: the connection can only be closed.
-    pub fn arm(self, socket: BorrowedFd<'_>, done: Handshaken, rekey: bool, limit: u64) -> io::Result<Leg> {
-        let Handshaken { suite, role, tx, rx, secrets } = done;
-        ktls::install(socket, Way::Tx, suite.crypto_info(&tx).as_ref())?;
-        ktls::install(socket, Way::Rx, suite.crypto_info(&rx).as_ref())?;
-        let (tx_secret, rx_secret) = secrets.unzip();
+    /// The kernel refuses; [`Refused`] says how far it came.
+    pub fn arm(self, socket: BorrowedFd<'_>, done: &Handshaken, rekey: bool, limit: u64) -> Result<Leg, Refused> {
+        let &Handshaken { suite, role, ref tx, ref rx, ref secrets } = done;
+        ktls::install(socket, Way::Tx, suite.crypto_info(tx).as_ref()).map_err(Refused::Sending)?;
+        if let Err(error) = ktls::install(socket, Way::Rx, suite.crypto_info(rx).as_ref()) {
+            // Nothing else can be said, and a socket that was just set up has room for it.
+            let _ = ktls::send_record(socket, ALERT, &[WARNING, CLOSE_NOTIFY]);
+            return Err(Refused::Receiving(error));
+        }
+        let (tx_secret, rx_secret) = secrets.clone().unzip();
         Ok(Leg {
             suite,
             role,
@@ -195,8 +221,6 @@ impl Leg {
     }
 
     fn unreadable(&mut self, socket: BorrowedFd<'_>, error: Errno) -> Failure {
-        /// RFC 8446 §6.2.
-        const RECORD_OVERFLOW: u8 = 22;
         match error {
             Errno::BADMSG => self.give_up(socket, BAD_RECORD_MAC),
             Errno::MSGSIZE => self.give_up(socket, RECORD_OVERFLOW),

@@ -8,26 +8,27 @@ use serde::{Deserialize, Serialize};
 use super::suite::{Role, Version};
 
 /// Record types (RFC 8446 §5.1).
-pub(super) const ALERT: u8 = 21;
-pub(super) const HANDSHAKE: u8 = 22;
-pub(super) const APPLICATION_DATA: u8 = 23;
+pub(crate) const ALERT: u8 = 21;
+pub(crate) const HANDSHAKE: u8 = 22;
+pub(crate) const APPLICATION_DATA: u8 = 23;
 
 /// Alert levels and descriptions (RFC 8446 §6, RFC 5246 §7.2).
-pub(super) const WARNING: u8 = 1;
-pub(super) const FATAL: u8 = 2;
-pub(super) const CLOSE_NOTIFY: u8 = 0;
-pub(super) const UNEXPECTED_MESSAGE: u8 = 10;
-pub(super) const BAD_RECORD_MAC: u8 = 20;
+pub(crate) const WARNING: u8 = 1;
+pub(crate) const FATAL: u8 = 2;
+pub(crate) const CLOSE_NOTIFY: u8 = 0;
+pub(crate) const UNEXPECTED_MESSAGE: u8 = 10;
+pub(crate) const BAD_RECORD_MAC: u8 = 20;
+pub(crate) const RECORD_OVERFLOW: u8 = 22;
 const ILLEGAL_PARAMETER: u8 = 47;
 const DECODE_ERROR: u8 = 50;
 const USER_CANCELED: u8 = 90;
-pub(super) const NO_RENEGOTIATION: u8 = 100;
+pub(crate) const NO_RENEGOTIATION: u8 = 100;
 
 /// Handshake messages (RFC 8446 §4, RFC 5246 §7.4).
 const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
 const NEW_SESSION_TICKET: u8 = 4;
-pub(super) const KEY_UPDATE: u8 = 24;
+pub(crate) const KEY_UPDATE: u8 = 24;
 
 /// The longest message that is skipped: a NewSessionTicket (RFC 8446 §4.6.1) of the longest ticket and extensions.
 const LONGEST: u32 = 3 * (1 << 16);
@@ -37,7 +38,7 @@ const PATIENCE: u8 = 32;
 
 /// What a record asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// Nothing.
     Nothing,
     /// The peer sends no more data (RFC 8446 §6.1).
@@ -57,7 +58,7 @@ pub(super) enum Asked {
 
 /// Where the records of one peer stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Post {
+pub(crate) struct Post {
     /// The level, once it has come, of an alert whose description has not.
     alert: Option<u8>,
     /// The header of a handshake message, as far as it has come.
@@ -74,13 +75,13 @@ impl Post {
     ///
     /// # Errors
     /// In the middle of a handshake message or alert, where it must not (RFC 8446 §5.1): the alert that is owed.
-    pub(super) fn data(&mut self) -> Result<(), u8> {
+    pub(crate) fn data(&mut self) -> Result<(), u8> {
         self.in_a_row = 0;
         if self.between() { Ok(()) } else { Err(UNEXPECTED_MESSAGE) }
     }
 
     /// An empty record of application data has come.
-    pub(super) fn nothing(&mut self) -> Asked {
+    pub(crate) fn nothing(&mut self) -> Asked {
         self.in_a_row = self.in_a_row.saturating_add(1);
         if self.in_a_row > PATIENCE || !self.between() { Asked::Broken(UNEXPECTED_MESSAGE) } else { Asked::Nothing }
     }
@@ -91,7 +92,7 @@ impl Post {
 
     /// Content of a record of this type has come. Behind anything but [`Asked::Nothing`] the rest of `bytes` has no
     /// meaning: there must be none, or it is broken.
-    pub(super) fn take(&mut self, version: Version, role: Role, kind: u8, bytes: &[u8]) -> Asked {
+    pub(crate) fn take(&mut self, version: Version, role: Role, kind: u8, bytes: &[u8]) -> Asked {
         self.in_a_row = self.in_a_row.saturating_add(1);
         if self.in_a_row > PATIENCE {
             return Asked::Broken(UNEXPECTED_MESSAGE);

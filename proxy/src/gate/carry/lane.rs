@@ -9,7 +9,10 @@ use proxy_common::layout::Direction;
 use proxy_common::scan::Scanner;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::gate::kept::Kept;
+use crate::gate::tls::end_reason;
 use crate::handoff::stats::Stats;
+use crate::handoff::{EndReason, close};
 use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::Slot;
 
@@ -42,6 +45,8 @@ impl Budget {
 enum State {
     /// Bytes may come.
     Open,
+    /// This end of the pair is ours: the present frame goes to its end, then a Close frame, then the end.
+    Parting,
     /// The source has ended: what is kept goes out, then the end.
     Ending,
     /// The end is out.
@@ -53,10 +58,8 @@ enum State {
 /// One direction: what is kept of it, and where its frames stand.
 pub(super) struct Lane {
     scanner: Scanner,
-    /// What the receiver has not taken; empty, and without memory, while nothing is kept.
-    kept: Vec<u8>,
-    /// How much of `kept` is out.
-    written: usize,
+    /// What the receiver has not taken.
+    kept: Kept,
     direction: Direction,
     state: State,
     /// Bytes are in the TLS session that are not in the socket.
@@ -65,14 +68,14 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(direction: Direction) -> Self {
-        Self { scanner: Scanner::START, kept: Vec::new(), written: 0, direction, state: State::Open, unflushed: false }
+        Self { scanner: Scanner::START, kept: Kept::default(), direction, state: State::Open, unflushed: false }
     }
 
     /// Puts bytes in front that were read before the pair was carried.
     pub(super) fn preload(&mut self, bytes: Vec<u8>, stats: &Stats, slot: &mut Slot) {
         if !bytes.is_empty() {
             self.count(&bytes, stats, slot);
-            self.kept = bytes;
+            self.kept = Kept::new(bytes);
         }
     }
 
@@ -80,6 +83,13 @@ impl Lane {
     pub(super) fn finish(&mut self) {
         if matches!(self.state, State::Open) {
             self.state = State::Ending;
+        }
+    }
+
+    /// As [`Lane::finish`], but behind the present frame and a Close frame.
+    pub(super) fn part(&mut self) {
+        if matches!(self.state, State::Open) {
+            self.state = State::Parting;
         }
     }
 
@@ -91,7 +101,7 @@ impl Lane {
     /// Whether it waits for its receiver.
     pub(super) fn blocked(&self) -> bool {
         match self.state {
-            State::Open => self.unflushed || !self.kept.is_empty(),
+            State::Open | State::Parting => self.unflushed || !self.kept.is_empty(),
             State::Ending => true,
             State::Ended | State::Broken => false,
         }
@@ -99,13 +109,18 @@ impl Lane {
 
     /// Whether it waits for its source.
     pub(super) fn reading(&self) -> bool {
-        matches!(self.state, State::Open) && !self.blocked()
+        self.open() && !self.blocked()
+    }
+
+    const fn open(&self) -> bool {
+        matches!(self.state, State::Open | State::Parting)
     }
 
     /// Moves what can be moved; ready when the end of the stream is out, or the receiver has failed.
     ///
     /// # Errors
-    /// The source failed: RST, or bytes that are no TLS. All that had come before is in the receiver's socket.
+    /// The source failed: RST, or bytes that are no TLS. All that had come before is in the receiver's socket. Or a TLS
+    /// connection must be parted from: what it is to get is kept for its last words.
     pub(super) fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,11 +132,21 @@ impl Lane {
     ) -> Poll<io::Result<()>> {
         loop {
             if let Err(error) = ready!(self.poll_out(cx, receiver)) {
+                if parts(&error).is_some() {
+                    return Poll::Ready(Err(error));
+                }
                 tracing::debug!(slot = slot.index(), direction = self.direction.label(), %error, "the receiver failed");
                 self.state = State::Broken;
             }
-            if !matches!(self.state, State::Open) {
+            if !self.open() {
                 return Poll::Ready(Ok(()));
+            }
+            if matches!(self.state, State::Parting) && self.scanner.at_boundary() {
+                let close = close::frame(close::SERVICE_RESTART, self.direction);
+                self.count(&close, stats, slot);
+                self.kept = Kept::new(close);
+                self.state = State::Ending;
+                continue;
             }
             if budget.0 == 0 {
                 cx.waker().wake_by_ref();
@@ -143,7 +168,7 @@ impl Lane {
     ) -> Poll<()> {
         while !matches!(self.state, State::Ended | State::Broken) {
             let kept_is_out = ready!(self.poll_kept(cx, receiver));
-            let more = kept_is_out.is_ok() && matches!(self.state, State::Open);
+            let more = kept_is_out.is_ok() && self.open();
             if !more || ready!(self.poll_in(cx, source, receiver, stats, slot)).is_err() {
                 break;
             }
@@ -165,15 +190,14 @@ impl Lane {
     }
 
     fn poll_kept<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, receiver: &mut W) -> Poll<io::Result<()>> {
-        while let Some(rest) = self.kept.get(self.written..).filter(|rest| !rest.is_empty()) {
-            let written = ready!(Pin::new(&mut *receiver).poll_write(cx, rest))?;
+        while !self.kept.is_empty() {
+            let written = ready!(Pin::new(&mut *receiver).poll_write(cx, self.kept.rest()))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.written += written;
+            self.kept.advance(written);
             self.unflushed = true;
         }
-        (self.kept, self.written) = (Vec::new(), 0);
         if self.unflushed {
             ready!(Pin::new(receiver).poll_flush(cx))?;
             self.unflushed = false;
@@ -193,34 +217,46 @@ impl Lane {
         SPACE.with_borrow_mut(|space| {
             let mut buffer = ReadBuf::new(space);
             match ready!(Pin::new(source).poll_read(cx, &mut buffer)) {
-                // A FIN without close_notify: what a FIN is on a plain connection. Frames have their own lengths and
-                // their own Close, so a truncation by a third party is seen one layer up.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+                // The frame stays what it is.
+                Err(_) if matches!(self.state, State::Parting) => buffer.clear(),
                 other => other?,
             }
-            let bytes = buffer.filled();
-            if bytes.is_empty() {
+            let got = buffer.filled().len();
+            if got == 0 {
                 self.state = State::Ending;
                 return Poll::Ready(Ok(0));
             }
-            self.count(bytes, stats, slot);
+            let used = self.count(buffer.filled(), stats, slot);
+            let bytes = buffer.filled().get(..used).unwrap_or_default();
             // What it does not take, or fails on, is the next `poll_out`'s matter.
             let written = match Pin::new(receiver).poll_write(cx, bytes) {
                 Poll::Ready(Ok(written)) => written,
                 Poll::Ready(Err(_)) | Poll::Pending => 0,
             };
             self.unflushed = true;
-            self.kept = bytes.get(written..).unwrap_or_default().to_vec();
-            Poll::Ready(Ok(bytes.len()))
+            self.kept = Kept::new(bytes.get(written..).unwrap_or_default().to_vec());
+            Poll::Ready(Ok(got))
         })
     }
 
-    fn count(&mut self, bytes: &[u8], stats: &Stats, slot: &mut Slot) {
-        let now_ns = now_coarse_ns();
+    /// How many of these bytes are to be passed on: all, or up to the end of the last frame.
+    fn count(&mut self, bytes: &[u8], stats: &Stats, slot: &mut Slot) -> usize {
+        let (now_ns, last, mut used) = (now_coarse_ns(), matches!(self.state, State::Parting), bytes.len());
         stats.update_carried(slot, |counters| {
             let counters = &mut counters.dirs[self.direction as usize];
-            self.scanner.feed(bytes, counters);
+            if last && !self.scanner.at_boundary() {
+                used = self.scanner.feed_frame(bytes, counters);
+            } else {
+                self.scanner.feed(bytes, counters);
+            }
             counters.last_activity_ns = now_ns;
         });
+        used
     }
+}
+
+/// Why a pair must be parted from that has nothing but worn keys, if it says so with this error: everything else in it
+/// is well, so it can be ended in good order.
+pub(super) fn parts(error: &io::Error) -> Option<EndReason> {
+    end_reason(error).filter(|reason| matches!(reason, EndReason::TlsKeyUpdate | EndReason::TlsKeyLimit))
 }

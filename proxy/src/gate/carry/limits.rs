@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::config::Relay;
 use crate::handoff::EndReason;
@@ -38,6 +38,12 @@ impl Limits {
         let ends = relay.max_lifetime.and_then(|age| now.checked_add(age));
         let due = first(ends, idle.and_then(|idle| now.checked_add(idle)))?;
         Some(Box::new(Self { timer: Box::pin(sleep_until(due)), idle, ends, last_activity: now, reached: None }))
+    }
+
+    /// Those of a pair that is being ended for this reason, whatever its limits were.
+    pub(super) fn reached_already(reason: EndReason) -> Box<Self> {
+        let (now, timer) = (Instant::now(), Box::pin(sleep(FAREWELL)));
+        Box::new(Self { timer, idle: None, ends: None, last_activity: now, reached: Some(reason) })
     }
 
     /// Why Sluice ends the pair, if it does.
@@ -102,7 +108,7 @@ mod tests {
     async fn activity_puts_the_idle_limit_off() {
         let relay = Relay { idle_timeout: Some(10 * SECOND), ..Relay::default() };
         let (mut limits, begin) = (Limits::new(&relay).unwrap(), Instant::now());
-        tokio::time::sleep(7 * SECOND).await;
+        sleep(7 * SECOND).await;
         limits.moved();
         assert!(matches!(due(&mut limits).await, Due::Farewell));
         assert_eq!(begin.elapsed().as_secs(), 17);
@@ -114,7 +120,7 @@ mod tests {
     async fn the_lifetime_ends_whatever_moves() {
         let relay = Relay { max_lifetime: Some(5 * SECOND), idle_timeout: Some(60 * SECOND), ..Relay::default() };
         let (mut limits, begin) = (Limits::new(&relay).unwrap(), Instant::now());
-        tokio::time::sleep(4 * SECOND).await;
+        sleep(4 * SECOND).await;
         limits.moved();
         assert!(matches!(due(&mut limits).await, Due::Farewell));
         assert_eq!(begin.elapsed().as_secs(), 5);

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, date_time_ymd};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -34,8 +34,17 @@ impl Identity {
     pub(super) fn of(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let made = params.self_signed(&key).unwrap();
+        Self::with(&params, &KeyPair::generate().unwrap())
+    }
+
+    /// For `app.test`, with an RSA key instead of one for ECDSA.
+    pub(super) fn rsa() -> Self {
+        let params = CertificateParams::new(["app.test".to_owned()]).unwrap();
+        Self::with(&params, &KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap())
+    }
+
+    fn with(params: &CertificateParams, key: &KeyPair) -> Self {
+        let made = params.self_signed(key).unwrap();
         Self { certificate: made.pem(), key: key.serialize_pem(), der: made.der().clone() }
     }
 
@@ -71,7 +80,16 @@ impl Identity {
         versions: &[&'static rustls::SupportedProtocolVersion],
         alpn: &[&[u8]],
     ) -> TlsConnector {
-        let mut config = ClientConfig::builder_with_provider(provider())
+        self.client_with(provider(), versions, alpn)
+    }
+
+    fn client_with(
+        &self,
+        provider: Arc<CryptoProvider>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        alpn: &[&[u8]],
+    ) -> TlsConnector {
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(self.roots())
@@ -92,11 +110,27 @@ impl Identity {
         versions: &[&'static rustls::SupportedProtocolVersion],
         client: Option<&Self>,
     ) -> TlsAcceptor {
-        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+        self.server_with(provider(), versions, client)
+    }
+
+    /// A client and a server that have only this suite.
+    pub(super) fn ends(&self, suite: SupportedCipherSuite) -> (TlsConnector, TlsAcceptor) {
+        let one = Arc::new(CryptoProvider { cipher_suites: vec![suite], ..aws_lc_rs::default_provider() });
+        let versions = &[suite.version()];
+        (self.client_with(one.clone(), versions, &[]), self.server_with(one, versions, None))
+    }
+
+    fn server_with(
+        &self,
+        provider: Arc<CryptoProvider>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        client: Option<&Self>,
+    ) -> TlsAcceptor {
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let builder = match client {
             None => builder.with_no_client_auth(),
             Some(client) => {
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(client.roots()), provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(client.roots()), self::provider());
                 builder.with_client_cert_verifier(verifier.build().unwrap())
             }
         };

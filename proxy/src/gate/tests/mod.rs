@@ -9,3 +9,4 @@ mod identity;
 mod limits;
 mod refusals;
 mod secure;
+mod user_tls;

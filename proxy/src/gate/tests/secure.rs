@@ -24,10 +24,21 @@ struct Pair {
 
 /// Makes one: what both sides send behind their handshakes, and TOML.
 async fn pair(from_client: &[u8], from_backend: &[u8], more: &str) -> Pair {
+    pair_over(rustls::ALL_VERSIONS, from_client, from_backend, more).await
+}
+
+/// Makes one whose client speaks only these versions of TLS.
+async fn pair_over(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    from_client: &[u8],
+    from_backend: &[u8],
+    more: &str,
+) -> Pair {
     let identity = Identity::new();
     let (server, listener) = backend().await;
     let mut bench = identity.listener(&[server], more).ready().await;
-    let mut client = identity.connect(&bench).await;
+    let name = ServerName::try_from("app.test").unwrap();
+    let mut client = identity.client(versions, &[]).connect(name, bench.connect().await).await.unwrap();
     let request = handshake("/", "Origin: https://app.test\r\n");
     client.write_all(&[request.as_bytes(), from_client].concat()).await.unwrap();
     client.flush().await.unwrap();
@@ -175,6 +186,59 @@ async fn a_stalled_receiver_stalls_its_source_and_nothing_is_lost() {
     }
     drop(flood.await.unwrap());
     assert_eq!(bench.stats.carried(slot).dirs[0].bytes, SIZE as u64);
+}
+
+#[tokio::test]
+async fn a_client_that_forgets_its_tls_is_told_so_and_breaks_the_backend() {
+    let mut pair = pair(b"", b"", "").await;
+    let (socket, _) = pair.client.get_mut();
+    socket.write_all(b"this is no record").await.unwrap();
+    let error = pair.client.read(&mut [0; 16]).await.unwrap_err();
+    let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    assert_eq!(said, Some(&rustls::Error::AlertReceived(rustls::AlertDescription::UnexpectedMessage)));
+    let error = pair.backend.read(&mut [0; 16]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(pair.ended().await, EndReason::TlsProtocol);
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_breaks_the_backend() {
+    let mut pair = pair(b"", b"", "").await;
+    // A record that the client's own TLS cannot open, as if it came from the gate.
+    let (socket, session) = pair.client.get_mut();
+    session.read_tls(&mut &[23, 3, 3, 0, 17, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7][..]).unwrap();
+    session.process_new_packets().unwrap_err();
+    let mut alert = Vec::new();
+    session.write_tls(&mut alert).unwrap();
+    socket.write_all(&alert).await.unwrap();
+    let error = pair.backend.read(&mut [0; 16]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(pair.ended().await, EndReason::TlsAlert);
+}
+
+/// TLS 1.2 cannot change its keys: both sides are told to come again, behind the frames that are under way.
+#[tokio::test]
+async fn a_key_that_is_worn_out_ends_the_pair_between_two_frames() {
+    const PIECES: usize = 100;
+    let limit = "[relay]\ntls_key_records = 64\n";
+    let mut pair = pair_over(&[&rustls::version::TLS12], b"", b"", limit).await;
+    // One frame, of which each piece has its record: the key wears out in its midst.
+    let header = [0x82, 126, 3, 0xe8];
+    pair.backend.write_all(&header).await.unwrap();
+    assert_eq!(read_exact(&mut pair.client, 4).await, header);
+    for piece in 0..PIECES {
+        pair.backend.write_all(&[piece as u8; 10]).await.unwrap();
+        assert_eq!(read_exact(&mut pair.client, 10).await, [piece as u8; 10]);
+    }
+    let mut last = Vec::new();
+    pair.client.read_to_end(&mut last).await.unwrap();
+    assert_eq!(last, [0x88, 2, 3, 0xf4], "Close 1012, and an end with close_notify");
+    let close = read_exact(&mut pair.backend, 8).await;
+    assert_eq!(close[..2], [0x88, 0x82]);
+    assert_eq!([close[6] ^ close[2], close[7] ^ close[3]], [3, 0xf4]);
+    assert_eq!(pair.backend.read(&mut [0; 16]).await.unwrap(), 0);
+    assert_eq!(pair.counters(Direction::BackendToClient).close_code, 1012);
+    assert_eq!(pair.ended().await, EndReason::TlsKeyLimit);
 }
 
 #[tokio::test]

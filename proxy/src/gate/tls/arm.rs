@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::KeyLog;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use super::kernel::KernelTls;
 use super::records::Records;
+use super::user::UserTls;
 use crate::gate::stream::Stream;
 use crate::handoff::WhyNot;
-use crate::ktls::{Ability, Handshaken, Keys, Ready, Role, Secret, Suite};
+use crate::ktls::{Ability, Handshaken, Keys, Leg, Ready, Refused, Role, Secret, Suite};
 
 /// What the kernel does for this gate's TLS.
 pub(in crate::gate) struct Arming {
@@ -30,89 +32,84 @@ impl Arming {
         Self { ability, otherwise, key_records, refused: AtomicBool::new(false) }
     }
 
-    /// Whether it is worth to keep a session's secrets.
-    pub(super) fn wanted(&self) -> bool {
-        self.ability.any() && !self.refused.load(Ordering::Relaxed)
-    }
-
     /// Why the keys of a session with this suite cannot go to the kernel, if they cannot.
-    fn why_not(&self, suite: Option<Suite>) -> Option<WhyNot> {
+    fn why_not(&self, suite: Suite) -> Option<WhyNot> {
         if !self.ability.any() {
             Some(self.otherwise)
         } else if self.refused.load(Ordering::Relaxed) {
             Some(WhyNot::NoKtls)
-        } else if suite.is_none_or(|suite| !self.ability.can(suite)) {
+        } else if !self.ability.can(suite) {
             Some(WhyNot::KtlsSuite)
         } else {
             None
         }
     }
 
-    /// Gives the keys to the kernel where that can be done; else the session stays as it is.
+    /// Gives the keys to the kernel where that can be done; else they stay in this process.
     ///
     /// # Errors
-    /// The kernel refused them half-way: the connection can only be closed. It is not tried again with others.
-    pub(super) fn arm(&self, mut tls: TlsStream<Records>, secrets: &Secrets) -> io::Result<Stream> {
-        match self.ready(&mut tls) {
-            Ok((suite, ready)) => self.install(tls, suite, ready, secrets),
-            Err(why) => {
-                let (records, _) = tls.get_mut();
-                records.free();
-                Ok(Stream::User(Box::new(tls), why))
-            }
-        }
-    }
-
-    fn ready(&self, tls: &mut TlsStream<Records>) -> Result<(Suite, Ready), WhyNot> {
-        let (_, session) = tls.get_ref();
-        let suite = Suite::of(session.protocol_version(), session.negotiated_cipher_suite());
-        if let Some(why) = self.why_not(suite) {
-            return Err(why);
-        }
-        let nothing_waits = match tls {
-            TlsStream::Server(tls) => {
-                nothing_waits(tls.get_mut().1.process_new_packets(), tls.get_ref().1.wants_write())
-            }
-            TlsStream::Client(tls) => {
-                nothing_waits(tls.get_mut().1.process_new_packets(), tls.get_ref().1.wants_write())
-            }
-        };
-        let (records, _) = tls.get_ref();
-        let suite = suite.filter(|_| nothing_waits && records.between_records()).ok_or(WhyNot::KtlsSuite)?;
-        let ready = Ready::make(records.tcp().as_fd()).map_err(|error| {
-            tracing::debug!(%error, "a socket does not take the tls ULP");
-            WhyNot::NoKtls
-        })?;
-        Ok((suite, ready))
-    }
-
-    fn install(&self, tls: TlsStream<Records>, suite: Suite, ready: Ready, secrets: &Secrets) -> io::Result<Stream> {
-        let (records, extracted, role) = match tls {
-            TlsStream::Server(tls) => {
-                let (records, session) = tls.into_inner();
-                (records, session.dangerous_extract_secrets(), Role::Server)
-            }
-            TlsStream::Client(tls) => {
-                let (records, session) = tls.into_inner();
-                (records, session.dangerous_extract_secrets(), Role::Client)
-            }
-        };
-        let extracted = extracted.map_err(io::Error::other)?;
-        let keys = |(sequence, secrets)| {
-            Keys::of(sequence, &secrets).ok_or_else(|| io::Error::other("rustls gave keys of another cipher"))
-        };
-        let done =
-            Handshaken { suite, role, tx: keys(extracted.tx)?, rx: keys(extracted.rx)?, secrets: secrets.take(role) };
-        let tcp = records.into_tcp();
-        match ready.arm(tcp.as_fd(), done, self.ability.rekey, self.key_records) {
+    /// The kernel refused them half-way, or the peer has begun something that does not end with its handshake: the
+    /// connection can only be closed.
+    pub(super) fn arm(&self, tls: TlsStream<Records>, secrets: &Secrets) -> io::Result<Stream> {
+        let (tcp, done) = finished(tls, secrets)?;
+        match self.install(&tcp, &done)? {
             Ok(leg) => Ok(Stream::Kernel(Box::new(KernelTls::new(tcp, leg)))),
-            Err(error) => {
-                self.refused.store(true, Ordering::Relaxed);
-                tracing::warn!(%error, ?suite, "the kernel refused TLS keys: userspace keeps them from now on");
-                Err(error)
-            }
+            Err(why) => Ok(Stream::User(Box::new(UserTls::new(tcp, done, self.key_records)), why)),
         }
     }
+
+    fn install(&self, tcp: &TcpStream, done: &Handshaken) -> io::Result<Result<Leg, WhyNot>> {
+        if let Some(why) = self.why_not(done.suite) {
+            return Ok(Err(why));
+        }
+        let ready = match Ready::make(tcp.as_fd()) {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::debug!(%error, "a socket does not take the tls ULP");
+                return Ok(Err(WhyNot::NoKtls));
+            }
+        };
+        let refused = match ready.arm(tcp.as_fd(), done, self.ability.rekey, self.key_records) {
+            Ok(leg) => return Ok(Ok(leg)),
+            Err(refused) => refused,
+        };
+        self.refused.store(true, Ordering::Relaxed);
+        tracing::warn!(%refused, suite = ?done.suite, "userspace keeps the keys of TLS from now on");
+        match refused {
+            Refused::Sending(_) => Ok(Err(WhyNot::NoKtls)),
+            Refused::Receiving(error) => Err(error),
+        }
+    }
+}
+
+/// Takes a session apart behind its handshake.
+fn finished(mut tls: TlsStream<Records>, secrets: &Secrets) -> io::Result<(TcpStream, Handshaken)> {
+    let (records, session) = tls.get_ref();
+    let (boundary, suite) =
+        (records.between_records(), Suite::of(session.protocol_version(), session.negotiated_cipher_suite()));
+    let nothing_waits = match &mut tls {
+        TlsStream::Server(tls) => nothing_waits(tls.get_mut().1.process_new_packets(), tls.get_ref().1.wants_write()),
+        TlsStream::Client(tls) => nothing_waits(tls.get_mut().1.process_new_packets(), tls.get_ref().1.wants_write()),
+    };
+    if !(boundary && nothing_waits) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "there is more behind the TLS handshake than its end"));
+    }
+    let (records, extracted, role) = match tls {
+        TlsStream::Server(tls) => {
+            let (records, session) = tls.into_inner();
+            (records, session.dangerous_extract_secrets(), Role::Server)
+        }
+        TlsStream::Client(tls) => {
+            let (records, session) = tls.into_inner();
+            (records, session.dangerous_extract_secrets(), Role::Client)
+        }
+    };
+    let unknown = || io::Error::other("rustls has agreed on a cipher that is not known here");
+    let extracted = extracted.map_err(io::Error::other)?;
+    let keys = |(sequence, secrets)| Keys::of(sequence, &secrets).ok_or_else(unknown);
+    let (tx, rx) = (keys(extracted.tx)?, keys(extracted.rx)?);
+    let done = Handshaken { suite: suite.ok_or_else(unknown)?, role, tx, rx, secrets: secrets.take(role) };
+    Ok((records.into_tcp(), done))
 }
 
 /// Whether a session has given out everything that it has read, and written everything that it is to write.

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::arm::{self, Arming};
-use super::kernel::Broken;
+use super::broken;
 use super::records::Records;
 use super::{HTTP_1_1, certificates, private_key, provider};
 use crate::config;
@@ -88,13 +88,16 @@ impl Connector {
             _ => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
-        // Sessions are resumed from rustls's own store in memory, which is bounded (256 names).
+        config.enable_secret_extraction = true;
+        // Sessions of TLS 1.2 are resumed from rustls's own store in memory, which is bounded (256 names). The tickets
+        // of TLS 1.3 come behind the handshake, when the keys have left rustls: they are not used.
         let name = settings.server_name.clone().map(ServerName::try_from).transpose().context("server_name")?;
         Ok(Self { tls: TlsConnector::from(Arc::new(config)), name })
     }
 }
 
-/// Does the TLS handshake with a server, and gives the keys to the kernel if it takes them. Cancelled, it closes the connection.
+/// Does the TLS handshake with a server, and gives the keys to the kernel if it takes them. Cancelled, it closes the
+/// connection.
 ///
 /// # Errors
 /// What rustls or the socket says; [`failure`] says what it means.
@@ -105,27 +108,18 @@ pub(in crate::gate) async fn connect(
     arming: &Arming,
 ) -> io::Result<Stream> {
     let name = connector.name.clone().unwrap_or_else(|| ServerName::from(server));
-    let (tls, secrets) = if arming.wanted() {
-        let (config, secrets) = arm::with_secrets(&**connector.tls.config(), |config, secrets| {
-            config.enable_secret_extraction = true;
-            config.key_log = secrets;
-        });
-        (TlsConnector::from(config), secrets)
-    } else {
-        (connector.tls.clone(), Arc::default())
-    };
-    let session = tls.connect(name, Records::new(stream)).await?;
+    let (config, secrets) = arm::with_secrets(&**connector.tls.config(), |config, secrets| config.key_log = secrets);
+    let session = TlsConnector::from(config).connect(name, Records::new(stream)).await?;
     arming.arm(session.into(), &secrets)
 }
 
 /// What it means that a TLS session with a backend failed with this error; `None` if it is not TLS's.
 pub(in crate::gate) fn failure(error: &io::Error) -> Option<Refusal> {
     use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented};
-    let cause = error.get_ref()?;
-    if let Some(Broken(why)) = cause.downcast_ref() {
+    if let Some(why) = broken::why(error) {
         return Some(if let Why::Alert(_) = why { Refusal::BackendAlert } else { Refusal::BackendTls });
     }
-    Some(match cause.downcast_ref::<rustls::Error>()? {
+    Some(match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         InvalidCertificate(_) | NoCertificatesPresented => Refusal::BackendCertificate,
         AlertReceived(_) => Refusal::BackendAlert,
         _ => Refusal::BackendTls,

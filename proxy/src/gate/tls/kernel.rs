@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-use crate::ktls::{Failure, Leg, Progress, Received, Why};
+use super::broken::Broken;
+use crate::ktls::{Failure, Leg, Progress, Received};
 
 /// How often to look whether TCP has taken the last records.
 const POLL: Duration = Duration::from_millis(1);
@@ -25,16 +26,6 @@ pub(in crate::gate) struct KernelTls {
     draining: Option<Pin<Box<Sleep>>>,
 }
 
-/// The TLS connection cannot go on.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", match .0 {
-    Why::Alert(alert) => format!("the peer sent TLS alert {alert}"),
-    Why::Protocol(alert) => format!("what the peer sent is no TLS here; it was sent alert {alert}"),
-    Why::KeyUpdate => "the peer changed its TLS keys, which this kernel cannot follow".to_owned(),
-    Why::KeyLimit => "the TLS key has been used as often as it may, and cannot be changed".to_owned(),
-})]
-pub(super) struct Broken(pub(super) Why);
-
 impl KernelTls {
     pub(super) fn new(tcp: TcpStream, leg: Leg) -> Self {
         Self { tcp, leg, draining: None }
@@ -43,6 +34,16 @@ impl KernelTls {
     /// The TCP connection below.
     pub(in crate::gate) fn tcp(&self) -> &TcpStream {
         &self.tcp
+    }
+
+    /// The TCP connection alone, for the end of both.
+    pub(in crate::gate) fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+
+    /// The connection is about to be ended: a worn key is still good for the last frames.
+    pub(in crate::gate) fn allow_last_words(&mut self) {
+        self.leg.allow_last_words();
     }
 
     /// Takes it out of the event loop.
@@ -57,7 +58,7 @@ impl KernelTls {
 fn error(failure: Failure) -> io::Error {
     match failure {
         Failure::Socket(error) => error.into(),
-        Failure::Tls(why) => io::Error::new(io::ErrorKind::InvalidData, Broken(why)),
+        Failure::Tls(why) => Broken(why).into(),
     }
 }
 

@@ -3,13 +3,18 @@
 //! * [`accept`]: a client's connection to a TLS listener becomes a [`Stream`](super::stream::Stream).
 //! * [`connect`]: so does a connection to a backend's server that speaks TLS.
 //!
-//! Either way the kernel gets the keys right behind the handshake, if it takes them ([`Arming`]).
+//! rustls does the handshakes. Right behind one the kernel gets the keys, if it takes them ([`Arming`], [`KernelTls`]);
+//! else they stay here, with little more beside them than what TLS must remember ([`UserTls`]).
 
 mod arm;
+mod broken;
 mod client;
 mod kernel;
+mod record;
 mod records;
 mod server;
+mod session;
+mod user;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -22,10 +27,11 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub(super) use arm::Arming;
+pub(super) use broken::end_reason;
 pub(super) use client::{Connector, Roots, connect, failure};
 pub(super) use kernel::KernelTls;
-pub(super) use records::Records;
 pub(super) use server::{NoSession, accept, acceptor};
+pub(super) use user::UserTls;
 
 /// The one protocol that is spoken inside of TLS, as ALPN calls it (RFC 7301 §6).
 const HTTP_1_1: &[u8] = b"http/1.1";

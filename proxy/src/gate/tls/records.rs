@@ -27,8 +27,6 @@ enum State {
     Body { left: usize },
     /// A record has come, and the next may not be read in this poll.
     Pause,
-    /// As it comes.
-    Free,
 }
 
 const START: State = State::Header { have: 0, bytes: [0; HEADER] };
@@ -40,7 +38,6 @@ impl State {
             Self::Header { have, .. } => Some(HEADER - have),
             Self::Body { left } => Some(left),
             Self::Pause => None,
-            Self::Free => Some(usize::MAX),
         }
     }
 
@@ -60,7 +57,6 @@ impl State {
             }
             Self::Body { left } if got.len() < left => Self::Body { left: left - got.len() },
             Self::Body { .. } | Self::Pause => Self::Pause,
-            Self::Free => Self::Free,
         }
     }
 
@@ -77,16 +73,6 @@ impl Records {
     /// Whether nothing of a record has been read without the rest of it.
     pub(super) fn between_records(&self) -> bool {
         self.state.between_records()
-    }
-
-    /// Reads as much as there is from now on.
-    pub(super) fn free(&mut self) {
-        self.state = State::Free;
-    }
-
-    /// The connection.
-    pub(in crate::gate) fn tcp(&self) -> &TcpStream {
-        &self.tcp
     }
 
     pub(super) fn into_tcp(self) -> TcpStream {

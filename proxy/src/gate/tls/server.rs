@@ -26,7 +26,8 @@ pub(in crate::gate) enum NoSession {
     /// The handshake failed. rustls has told the client what it can be told; the stream is to be closed so that it
     /// arrives.
     Failed(io::Error, TcpStream),
-    /// The kernel refused the keys half-way. The connection is closed.
+    /// The kernel refused the keys half-way, or there was more behind the handshake than TLS allows. The connection is
+    /// closed.
     Lost,
 }
 
@@ -50,6 +51,7 @@ pub(in crate::gate) fn acceptor(
             format!("{chain} and {key}: the certificate or its key cannot be used")
         })?;
     config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    config.enable_secret_extraction = true;
     // Resumption by tickets instead of a store: nothing to keep per client.
     config.ticketer = aws_lc_rs::Ticketer::new().context("cannot make keys for session tickets")?;
     Ok(TlsAcceptor::from(Arc::new(config)))
@@ -72,16 +74,8 @@ pub(in crate::gate) async fn accept(
         Ok(_) if first[0].is_ascii_uppercase() => return Err(NoSession::Refused(stream, Refusal::PlainOnTls)),
         Ok(_) => {}
     }
-    let (acceptor, secrets) = if arming.wanted() {
-        let (config, secrets) = arm::with_secrets(&**acceptor.config(), |config, secrets| {
-            config.enable_secret_extraction = true;
-            config.key_log = secrets;
-        });
-        (TlsAcceptor::from(config), secrets)
-    } else {
-        (acceptor.clone(), Arc::default())
-    };
-    match acceptor.accept(Records::new(stream)).into_fallible().await {
+    let (config, secrets) = arm::with_secrets(&**acceptor.config(), |config, secrets| config.key_log = secrets);
+    match TlsAcceptor::from(config).accept(Records::new(stream)).into_fallible().await {
         Ok(session) => arming.arm(session.into(), &secrets).map_err(|_| NoSession::Lost),
         Err((error, stream)) => Err(NoSession::Failed(error, stream.into_tcp())),
     }

@@ -7,7 +7,7 @@ use proxy_common::layout::{Direction, index};
 
 use super::super::pair::{Closing, ends};
 use super::Relay;
-use crate::handoff::EndReason;
+use crate::handoff::{EndReason, close};
 use crate::ktls::{Failure, Why};
 use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::Slot;
@@ -15,21 +15,17 @@ use crate::sys::mapped::Slot;
 /// How long the frames under way, and then both sides' last bytes, may take.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// RFC 6455 §7.4.1, registered by IANA: "Service Restart". The client may connect again.
-const SERVICE_RESTART: u16 = 1012;
-
 impl Relay {
     /// A side can no longer be read, or written to.
     pub(super) fn fail_for(&mut self, slot: u32, side: Direction, failure: Failure) {
         let reason = match failure {
             Failure::Socket(_) => return self.fail(slot, side),
-            Failure::Tls(Why::KeyUpdate) => {
+            Failure::Tls(why @ Why::KeyUpdate) => {
                 self.part_without(slot, side);
-                return self.part_all(slot, EndReason::TlsKeyUpdate);
+                return self.part_all(slot, EndReason::of_tls(why));
             }
-            Failure::Tls(Why::KeyLimit) => return self.part_all(slot, EndReason::TlsKeyLimit),
-            Failure::Tls(Why::Alert(_)) => EndReason::TlsAlert,
-            Failure::Tls(Why::Protocol(_)) => EndReason::TlsProtocol,
+            Failure::Tls(why @ Why::KeyLimit) => return self.part_all(slot, EndReason::of_tls(why)),
+            Failure::Tls(why @ (Why::Alert(_) | Why::Protocol(_))) => EndReason::of_tls(why),
         };
         if let Some(pair) = self.table.get(slot) {
             tracing::debug!(conn = %pair.facts.id, side = side.label(), ?failure, "a TLS connection cannot go on");
@@ -91,7 +87,7 @@ impl Relay {
         }
         if scanner.at_boundary() && !flow.ended {
             flow.ended = true;
-            let close = close_frame(SERVICE_RESTART, direction);
+            let close = close::frame(close::SERVICE_RESTART, direction);
             counters.update(&mut cell, |mine| scanner.feed(&close, mine));
             flow.spill.push(&close);
         }
@@ -99,37 +95,6 @@ impl Relay {
             self.drive(slot, direction);
         } else {
             self.again.push_back((slot, direction));
-        }
-    }
-}
-
-/// A Close frame (RFC 6455 §5.5.1), masked as a client's must be where it goes to a backend (§5.3).
-fn close_frame(code: u16, direction: Direction) -> Vec<u8> {
-    let [high, low] = code.to_be_bytes();
-    match direction {
-        Direction::BackendToClient => vec![0x88, 2, high, low],
-        Direction::ClientToBackend => {
-            let key: [u8; 4] = rand::random();
-            vec![0x88, 0x82, key[0], key[1], key[2], key[3], high ^ key[0], low ^ key[1]]
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proxy_common::layout::DirCounters;
-    use proxy_common::scan::Scanner;
-
-    use super::*;
-
-    #[test]
-    fn a_close_frame_is_one_both_ways() {
-        for direction in Direction::ALL {
-            let (mut scanner, mut counters) = (Scanner::START, DirCounters::ZERO);
-            scanner.feed(&close_frame(1012, direction), &mut counters);
-            assert!(scanner.at_boundary());
-            assert_eq!((counters.closes, counters.close_code), (1, 1012));
-            assert_eq!(counters.sizes.iter().sum::<u64>(), 1);
         }
     }
 }

@@ -201,7 +201,7 @@ impl Rig {
         let (far_role, near_role) = if side == 0 { (Role::Client, Role::Server) } else { (Role::Server, Role::Client) };
         let leg = |end: &TcpStream, role, key_records| {
             let ready = Ready::make(end.as_fd()).unwrap();
-            ready.arm(end.as_fd(), made_up(suite, role), ability().rekey, key_records).unwrap()
+            ready.arm(end.as_fd(), &made_up(suite, role), ability().rekey, key_records).unwrap()
         };
         let near = leg(near, near_role, self.key_records);
         if side == 0 && self.raw_client {
