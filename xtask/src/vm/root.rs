@@ -84,11 +84,11 @@ impl Root {
         let interpreter = lines.next().context("python prints no path of its own")?;
         self.program(interpreter, interpreter)?;
         symlink(interpreter, self.folder.join("usr/bin/python3"))?;
-        lines.try_for_each(|library| self.python_library(library, 0))
+        lines.try_for_each(|library| self.python_library(library))
     }
 
     /// Copies a library without what no program needs: its tests, its installers and what was installed into it.
-    fn python_library(&mut self, library: &Path, depth: usize) -> anyhow::Result<()> {
+    fn python_library(&mut self, library: &Path) -> anyhow::Result<()> {
         const NOT: [&str; 8] =
             ["site-packages", "dist-packages", "test", "tests", "idlelib", "ensurepip", "lib2to3", "__pycache__"];
         for entry in std::fs::read_dir(library).with_context(|| format!("cannot list {}", library.display()))? {
@@ -98,7 +98,7 @@ impl Root {
                 continue;
             }
             if path.is_dir() {
-                self.python_library(&path, depth + 1)?;
+                self.python_library(&path)?;
             } else {
                 if name.ends_with(".so") {
                     self.linked.push(path.clone());

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::KeyLog;
@@ -23,22 +23,21 @@ pub(in crate::gate) struct Arming {
     otherwise: WhyNot,
     /// Records to send with one key.
     key_records: u64,
-    /// The kernel has refused keys although the trial went well: none is asked for again.
-    refused: AtomicBool,
+    /// The suites, a bit each, of which the kernel has refused keys although the trial went well: it is not asked for
+    /// those again.
+    refused: AtomicU8,
 }
 
 impl Arming {
     pub(in crate::gate) fn new(ability: Ability, otherwise: WhyNot, key_records: u64) -> Self {
-        Self { ability, otherwise, key_records, refused: AtomicBool::new(false) }
+        Self { ability, otherwise, key_records, refused: AtomicU8::new(0) }
     }
 
     /// Why the keys of a session with this suite cannot go to the kernel, if they cannot.
     fn why_not(&self, suite: Suite) -> Option<WhyNot> {
         if !self.ability.any() {
             Some(self.otherwise)
-        } else if self.refused.load(Ordering::Relaxed) {
-            Some(WhyNot::NoKtls)
-        } else if !self.ability.can(suite) {
+        } else if !self.ability.can(suite) || self.refused.load(Ordering::Relaxed) & bit(suite) != 0 {
             Some(WhyNot::KtlsSuite)
         } else {
             None
@@ -73,13 +72,17 @@ impl Arming {
             Ok(leg) => return Ok(Ok(leg)),
             Err(refused) => refused,
         };
-        self.refused.store(true, Ordering::Relaxed);
-        tracing::warn!(%refused, suite = ?done.suite, "userspace keeps the keys of TLS from now on");
+        self.refused.fetch_or(bit(done.suite), Ordering::Relaxed);
+        tracing::warn!(%refused, suite = ?done.suite, "userspace keeps the keys of this cipher from now on");
         match refused {
-            Refused::Sending(_) => Ok(Err(WhyNot::NoKtls)),
+            Refused::Sending(_) => Ok(Err(WhyNot::KtlsSuite)),
             Refused::Receiving(error) => Err(error),
         }
     }
+}
+
+fn bit(suite: Suite) -> u8 {
+    Suite::all().position(|known| known == suite).map_or(0, |place| 1 << place)
 }
 
 /// Takes a session apart behind its handshake.
