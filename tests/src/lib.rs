@@ -113,7 +113,7 @@ impl Via {
         let armed = || needs::tls_stat("TlsTxSw") + needs::tls_stat("TlsRxSw");
         let before = armed();
         scenario(self);
-        assert!(armed() >= before + 2, "the kernel got no keys, says /proc/net/tls_stat");
+        assert!(needs::skipped() || armed() >= before + 2, "the kernel got no keys, says /proc/net/tls_stat");
     }
 }
 

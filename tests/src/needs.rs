@@ -1,5 +1,6 @@
 //! What a test needs of its machine, and how it says that something is missing.
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -9,11 +10,22 @@ pub const SKIPS_VARIABLE: &str = "SLUICE_SKIPS";
 /// The folder into which the runner installs programs for tests, and how it tells them.
 pub const TOOLS_VARIABLE: &str = "SLUICE_TEST_TOOLS";
 
+thread_local! {
+    static SKIPPED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the test of this thread has reported that it cannot run.
+#[must_use]
+pub fn skipped() -> bool {
+    SKIPPED.get()
+}
+
 /// Reports that the running test cannot run on this machine, and why. The test must then return.
 ///
 /// The test harness of Rust has no such verdict: it counts the test as passed. The runner corrects that by the file
 /// that [`SKIPS_VARIABLE`] names.
 pub fn skip(reason: &str) {
+    SKIPPED.set(true);
     let thread = std::thread::current();
     let line = format!("{}::{}: {reason}\n", suite(), thread.name().unwrap_or("unnamed"));
     eprint!("skipped {line}");
