@@ -14,7 +14,7 @@ fn the_probe_says_what_is_possible() {
     let output = Command::new(binary()).arg("probe").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    for engine in ["sockmap", "copy"] {
+    for engine in ["sockmap", "ktls"] {
         assert!(text.contains(engine), "{text}");
     }
     if needs::sockmap().is_err() {
