@@ -1,6 +1,6 @@
 //! The gate's side towards a backend server: dial, ask, read the answer's head.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -49,11 +49,11 @@ pub(super) struct Failure {
     /// What the client is told.
     pub(super) refusal: Refusal,
     /// What the log is told, if there is more to say.
-    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    cause: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl Failure {
-    fn new(refusal: Refusal, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    fn new(refusal: Refusal, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { refusal, cause: Some(cause.into()) }
     }
 }
@@ -67,13 +67,14 @@ impl From<Refusal> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.refusal.text())?;
-        let mut cause = self.cause.as_ref().map(|cause| &**cause as &dyn std::error::Error);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        let first = self.cause.as_ref().map(|cause| &**cause as &(dyn Error + 'static));
+        causes(first).try_for_each(|cause| write!(f, ": {cause}"))
     }
+}
+
+/// An error, what caused it, and so on.
+fn causes<'a>(first: Option<&'a (dyn Error + 'static)>) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(first, |error| (*error).source())
 }
 
 /// Connects to one server, with TLS if there is a connector. Each of the two may take as long as `patience`.
@@ -157,14 +158,17 @@ async fn switched(response: Response<Incoming>, mut connection: Connection) -> R
 }
 
 fn broken(error: hyper::Error) -> Failure {
+    // When the connection broke before the request was written, the error says so and the cause is behind it.
+    let causes = || causes(Some(&error));
+    let is = |kind: fn(&hyper::Error) -> bool| causes().filter_map(|cause| cause.downcast_ref()).any(kind);
     // A server that wants a client certificate says so behind the end of the handshake (RFC 8446 §4.4.2.4), with an
     // alert that is read in the place of its answer.
-    let of_tls = error.source().and_then(|cause| cause.downcast_ref()).and_then(tls::failure);
+    let of_tls = causes().filter_map(|cause| cause.downcast_ref()).find_map(tls::failure);
     let refusal = if let Some(refusal) = of_tls {
         refusal
-    } else if error.is_parse_too_large() {
+    } else if is(hyper::Error::is_parse_too_large) {
         Refusal::BackendHeadTooLarge
-    } else if error.is_parse() {
+    } else if is(hyper::Error::is_parse) {
         Refusal::BackendProtocol
     } else {
         Refusal::BackendClosed

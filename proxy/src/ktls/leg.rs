@@ -68,6 +68,8 @@ pub struct Leg {
     first: u64,
     /// No more records than this have been sent with it.
     bound: u64,
+    /// The socket's error (`errno`), of which the kernel tells ahead of records that came before it.
+    failed: Option<i32>,
 }
 
 /// What came.
@@ -179,8 +181,13 @@ impl Ready {
             earlier: 0,
             first: tx.sequence,
             bound: 0,
+            failed: None,
         })
     }
+}
+
+fn socket_failure(errno: i32) -> Failure {
+    Failure::Socket(Errno::from_raw_os_error(errno))
 }
 
 impl Leg {
@@ -196,8 +203,16 @@ impl Leg {
     /// [`Failure`]; `EAGAIN` when nothing has come.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<Received, Failure> {
         loop {
-            let (got, kind) = ktls::receive(socket, into).map_err(|error| self.unreadable(socket, error))?;
-            let Some(kind) = kind.or((got > 0).then_some(APPLICATION_DATA)) else { return Ok(Received::End) };
+            let (got, kind) = match ktls::receive(socket, into) {
+                Ok(received) => received,
+                Err(error) => {
+                    self.unreadable(socket, error)?;
+                    continue;
+                }
+            };
+            let Some(kind) = kind.or((got > 0).then_some(APPLICATION_DATA)) else {
+                return self.failed.map_or(Ok(Received::End), |errno| Err(socket_failure(errno)));
+            };
             let asked = if kind == APPLICATION_DATA && got > 0 {
                 self.post.data().map_err(|alert| self.give_up(socket, alert))?;
                 return Ok(Received::Data(got));
@@ -220,15 +235,22 @@ impl Leg {
         }
     }
 
-    fn unreadable(&mut self, socket: BorrowedFd<'_>, error: Errno) -> Failure {
-        match error {
-            Errno::BADMSG => self.give_up(socket, BAD_RECORD_MAC),
-            Errno::MSGSIZE => self.give_up(socket, RECORD_OVERFLOW),
-            Errno::INVAL => self.give_up(socket, UNEXPECTED_MESSAGE),
+    /// What an error means; `Ok`: read again.
+    fn unreadable(&mut self, socket: BorrowedFd<'_>, error: Errno) -> Result<(), Failure> {
+        Err(match (error, self.failed) {
+            (Errno::BADMSG, _) => self.give_up(socket, BAD_RECORD_MAC),
+            (Errno::MSGSIZE, _) => self.give_up(socket, RECORD_OVERFLOW),
+            (Errno::INVAL, _) => self.give_up(socket, UNEXPECTED_MESSAGE),
             // The kernel took a record for a KeyUpdate that was none.
-            Errno::KEYEXPIRED => Failure::Tls(Why::KeyUpdate),
-            error => Failure::Socket(error),
-        }
+            (Errno::KEYEXPIRED, _) => Failure::Tls(Why::KeyUpdate),
+            (Errno::AGAIN, None) => Failure::Socket(error),
+            // It tells of a reset once, and then gives what came before: data, or the alert that says why.
+            (_, None) => {
+                self.failed = Some(error.raw_os_error());
+                return Ok(());
+            }
+            (_, Some(errno)) => socket_failure(errno),
+        })
     }
 
     /// Tells the peer, if there is room, that its records cannot be understood.

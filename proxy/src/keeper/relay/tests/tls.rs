@@ -247,6 +247,21 @@ fn a_fatal_alert_is_the_peers_end() {
 }
 
 #[test]
+fn what_comes_right_before_a_reset_is_read_first() {
+    over_crafted_clients(&Config::default(), |rig| {
+        let (mut craft, mut client, backend) = with_crafted_client(rig);
+        client.write_all(&[craft.data(b"the last"), craft.record(ALERT, &[2, 40], 0)].concat()).unwrap();
+        Far::new(client, None).reset();
+        // Only now does the relay look, and finds all three.
+        let (all, end) = rig.join("the backend sees an end", rest(backend));
+        assert_eq!(all, b"the last");
+        assert!(end.is_err(), "the backend saw a FIN as if the client had ended well");
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+        assert_eq!(reason(rig, EndReason::TlsAlert), 1, "{:?}", rig.relay.ended.reasons);
+    });
+}
+
+#[test]
 fn tickets_of_a_backend_are_not_for_the_client() {
     over_ktls(&Config::default(), Some(SUITE), |rig| {
         if rig.sides() != Some([false, true]) {
