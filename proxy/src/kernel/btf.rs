@@ -3,8 +3,6 @@
 //! Only as much of the format as that takes (Documentation/bpf/btf.rst of the kernel): a header, types one after
 //! the other, strings. Pure: bytes in, offsets out; nothing in the bytes can make it panic.
 
-use std::collections::HashMap;
-
 /// Byte offsets into `struct tcp_sock`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets {
@@ -35,6 +33,8 @@ const MAGIC: u16 = 0xeb9f;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+/// Bytes of a type's head: its name, what it is, its size or type.
+const HEAD: usize = 12;
 
 /// Reads `/sys/kernel/btf/vmlinux`'s bytes.
 ///
@@ -59,13 +59,33 @@ pub fn offsets(btf: &[u8]) -> Result<Offsets, BtfError> {
     })
 }
 
-/// A struct's or union's members, as (name, type, offset in bits).
-type Members = Vec<(u32, u32, u32)>;
-
+/// The types, where they lie: a kernel has a hundred thousand, and five of them are asked for.
 struct Types<'a> {
+    types: &'a [u8],
     strings: &'a [u8],
-    by_name: HashMap<&'a [u8], u32>,
-    members: HashMap<u32, Members>,
+    /// Where each type begins. The first is number 1.
+    starts: Vec<u32>,
+}
+
+/// One type.
+struct Type<'a> {
+    name: u32,
+    kind: u32,
+    /// Members, or whatever this kind has several of.
+    count: usize,
+    /// Whether its members' offsets also tell the widths of bit fields.
+    bitfields: bool,
+    /// What follows its head.
+    body: &'a [u8],
+}
+
+/// A struct's or union's member.
+struct Member {
+    name: u32,
+    /// The number of its type.
+    kind: u32,
+    /// In bits.
+    offset: u32,
 }
 
 impl<'a> Types<'a> {
@@ -80,66 +100,94 @@ impl<'a> Types<'a> {
             let end = start.saturating_add(word(btf, at + 4)? as usize);
             btf.get(start..end).ok_or(BtfError::Malformed(at))
         };
-        let (types, strings) = (section(8)?, section(16)?);
-        let mut all = Self { strings, by_name: HashMap::new(), members: HashMap::new() };
-        let (mut at, mut id) = (0, 1);
-        while at < types.len() {
-            at = all.read_type(types, at, id)?;
-            id += 1;
+        let mut all = Self { types: section(8)?, strings: section(16)?, starts: Vec::new() };
+        let mut at = 0;
+        while at < all.types.len() {
+            let size = all.read(at)?.size();
+            if all.types.len() - at < size {
+                return Err(BtfError::Malformed(at));
+            }
+            // Both ends were read from words of 32 bits.
+            all.starts.push(at as u32);
+            at += size;
         }
         Ok(all)
     }
 
-    /// Reads one type; returns where the next begins.
-    fn read_type(&mut self, types: &[u8], at: usize, id: u32) -> Result<usize, BtfError> {
-        let (name, info) = (word(types, at)?, word(types, at + 4)?);
-        let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-        let bitfields = info >> 31 == 1;
-        let body = at + 12;
-        if kind == KIND_STRUCT || kind == KIND_UNION {
-            let mut members = Vec::with_capacity(count);
-            for member in 0..count {
-                let at = body + member * 12;
-                let offset = word(types, at + 8)?;
-                let offset = if bitfields { offset & 0x00ff_ffff } else { offset };
-                members.push((word(types, at)?, word(types, at + 4)?, offset));
-            }
-            self.members.insert(id, members);
-            if kind == KIND_STRUCT {
-                self.by_name.entry(string(self.strings, name)).or_insert(id);
-            }
-        }
-        let size = match kind {
-            1 | 14 | 17 => 4,                       // int, var, declaration tag
-            KIND_ARRAY => 12,                       // element, index, count
-            KIND_STRUCT | KIND_UNION => count * 12, // members
-            6 | 13 => count * 8,                    // enum, function prototype
-            15 | 19 => count * 12,                  // data section, 64-bit enum
-            _ => 0,
-        };
-        Ok(body + size)
+    /// The type that begins there.
+    fn read(&self, at: usize) -> Result<Type<'a>, BtfError> {
+        let (name, info) = (word(self.types, at)?, word(self.types, at + 4)?);
+        Ok(Type {
+            name,
+            kind: info >> 24 & 0x1f,
+            count: (info & 0xffff) as usize,
+            bitfields: info >> 31 == 1,
+            body: self.types.get(at + HEAD..).ok_or(BtfError::Malformed(at))?,
+        })
+    }
+
+    /// All of them, in order.
+    fn all(&self) -> impl Iterator<Item = Type<'a>> {
+        self.starts.iter().filter_map(|at| self.read(*at as usize).ok())
+    }
+
+    /// The type of this number.
+    fn number(&self, number: u32) -> Option<Type<'a>> {
+        let at = self.starts.get((number as usize).checked_sub(1)?)?;
+        self.read(*at as usize).ok()
     }
 
     fn offset(&self, structure: &'static str, field: &'static str) -> Result<u32, BtfError> {
-        self.by_name
-            .get(structure.as_bytes())
-            .and_then(|id| self.find(*id, field.as_bytes(), 4))
+        self.all()
+            .find(|one| one.kind == KIND_STRUCT && self.is(one.name, structure))
+            .and_then(|one| self.find(&one, field, 4))
             .filter(|bits| bits % 8 == 0)
             .map(|bits| bits / 8)
             .ok_or(BtfError::Missing(structure, field))
     }
 
     /// A member's offset in bits, looking into unnamed members too, at most `depth` deep.
-    fn find(&self, id: u32, field: &[u8], depth: u32) -> Option<u32> {
-        self.members.get(&id)?.iter().find_map(|&(name, kind, offset)| {
-            let name = string(self.strings, name);
-            if name == field {
-                Some(offset)
-            } else if name.is_empty() && depth > 0 {
-                self.find(kind, field, depth - 1).map(|inner| offset + inner)
+    fn find(&self, one: &Type<'_>, field: &str, depth: u32) -> Option<u32> {
+        one.members().find_map(|member| {
+            if self.is(member.name, field) {
+                Some(member.offset)
+            } else if self.is(member.name, "") && depth > 0 {
+                let inner = self.find(&self.number(member.kind)?, field, depth - 1)?;
+                member.offset.checked_add(inner)
             } else {
                 None
             }
+        })
+    }
+
+    /// Whether the string there is this one.
+    fn is(&self, at: u32, text: &str) -> bool {
+        let rest = self.strings.get(at as usize..).unwrap_or_default();
+        rest.strip_prefix(text.as_bytes()).is_some_and(|rest| rest.first().is_none_or(|byte| *byte == 0))
+    }
+}
+
+impl Type<'_> {
+    /// In bytes, with its head.
+    fn size(&self) -> usize {
+        let body = match self.kind {
+            1 | 14 | 17 => 4,                            // int, var, declaration tag
+            KIND_ARRAY => 12,                            // element, index, count
+            KIND_STRUCT | KIND_UNION => self.count * 12, // members
+            6 | 13 => self.count * 8,                    // enum, function prototype
+            15 | 19 => self.count * 12,                  // data section, 64-bit enum
+            _ => 0,
+        };
+        HEAD + body
+    }
+
+    /// None, if it is neither struct nor union.
+    fn members(&self) -> impl Iterator<Item = Member> {
+        let count = if matches!(self.kind, KIND_STRUCT | KIND_UNION) { self.count } else { 0 };
+        self.body.chunks_exact(12).take(count).filter_map(|member| {
+            let offset = word(member, 8).ok()?;
+            let offset = if self.bitfields { offset & 0x00ff_ffff } else { offset };
+            Some(Member { name: word(member, 0).ok()?, kind: word(member, 4).ok()?, offset })
         })
     }
 }
@@ -149,11 +197,6 @@ fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
         Some(&[a, b, c, d]) => Ok(u32::from_le_bytes([a, b, c, d])),
         _ => Err(BtfError::Malformed(at)),
     }
-}
-
-fn string(strings: &[u8], at: u32) -> &[u8] {
-    let rest = strings.get(at as usize..).unwrap_or_default();
-    rest.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 #[cfg(test)]
