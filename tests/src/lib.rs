@@ -43,8 +43,14 @@ impl Via {
     pub const fn setting(self) -> &'static str {
         match self {
             Self::Sockmap => "sockmap",
-            Self::Copy => "copy",
-            Self::Tls | Self::TlsBackend | Self::TlsBoth | Self::Ktls | Self::KtlsBackend | Self::KtlsBoth => "auto",
+            // Plain pairs, of which there are none where there is TLS: the kernel need not check a program for them.
+            Self::Copy
+            | Self::Tls
+            | Self::TlsBackend
+            | Self::TlsBoth
+            | Self::Ktls
+            | Self::KtlsBackend
+            | Self::KtlsBoth => "copy",
         }
     }
 

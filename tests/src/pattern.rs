@@ -74,10 +74,11 @@ impl Pattern {
 
 /// Receive buffer of a soaked end, in bytes.
 const SMALL_WINDOW: usize = 64 * 1024;
-/// One in so many reads is followed by a stall.
-const STALL_EVERY: u64 = 250;
-/// How long a stall is on average: enough for its sender to fill megabytes of buffers.
-const MEAN_STALL_MS: u64 = 50;
+/// How often a reader stalls, on average.
+const STALLS: u64 = 12;
+/// A stall ends when nothing has moved for so long: all buffers on the way are full then, or all is sent. A busy machine
+/// does not look at us for a while.
+const STILL: Duration = Duration::from_millis(100);
 
 /// One end of a tunnel: what it sends, what it expects, and when it stalls.
 struct End<'a> {
@@ -87,7 +88,8 @@ struct End<'a> {
     expects: Pattern,
     received: u64,
     total: u64,
-    reads_again: Instant,
+    /// Where it stalls next.
+    stalls_at: u64,
 }
 
 impl End<'_> {
@@ -108,7 +110,7 @@ impl End<'_> {
     /// Receives and checks some bytes if there are any and it does not stall. Whether it did.
     #[expect(clippy::panic, reason = "a test fails by panicking")]
     fn receive(&mut self, chance: &mut Chance) -> bool {
-        if self.received == self.total || Instant::now() < self.reads_again {
+        if self.received == self.total || self.stalls() {
             return false;
         }
         let mut buffer = vec![0; (1 + chance.below(128 * 1024)) as usize];
@@ -121,14 +123,19 @@ impl End<'_> {
         buffer.truncate(count);
         self.expects.check(self.received, &buffer);
         self.received += count as u64;
-        if chance.below(STALL_EVERY) == 0 {
-            self.reads_again = Instant::now() + Duration::from_millis(chance.below(2 * MEAN_STALL_MS));
-        }
         true
+    }
+
+    fn stalls(&self) -> bool {
+        self.received >= self.stalls_at
+    }
+
+    fn read_on(&mut self, chance: &mut Chance) {
+        self.stalls_at = self.received + 1 + chance.below(2 * self.total / STALLS);
     }
 }
 
-/// Sends `total` bytes each way at once, in pieces of random size and with random stalls of the readers, and checks
+/// Sends `total` bytes each way at once, in pieces of random size and with stalls of the readers at random places, and checks
 /// every byte that arrives.
 ///
 /// # Panics
@@ -143,7 +150,7 @@ pub fn soak(a: &mut Stream, b: &mut Stream, total: u64, seed: u64) {
         assert!(small.is_ok(), "cannot make the receive buffer small");
     }
     let start = Instant::now();
-    let end = |stream, sends, expects| End { stream, sends, expects, sent: 0, received: 0, total, reads_again: start };
+    let end = |stream, sends, expects| End { stream, sends, expects, sent: 0, received: 0, total, stalls_at: 0 };
     let mut ends = [end(a, east, west), end(b, west, east)];
     let mut moved_at = start;
     while ends.iter().any(|end| end.received < total) {
@@ -155,6 +162,9 @@ pub fn soak(a: &mut Stream, b: &mut Stream, total: u64, seed: u64) {
         if moved {
             moved_at = Instant::now();
         } else {
+            if moved_at.elapsed() > STILL {
+                ends.iter_mut().filter(|end| end.stalls()).for_each(|end| end.read_on(&mut chance));
+            }
             let progress = ends.each_ref().map(|end| (end.sent, end.received));
             assert!(moved_at.elapsed() < PATIENCE, "nothing moves: sent and received by each end: {progress:?}");
             flush(&mut ends);

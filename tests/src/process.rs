@@ -188,3 +188,23 @@ pub fn free_addresses<const N: usize>() -> std::io::Result<[SocketAddr; N]> {
     }
     Ok(addresses)
 }
+
+/// An address on loopback that refuses connections for as long as this lives: it is taken, and nobody listens.
+pub struct Refusing {
+    /// The address.
+    pub address: SocketAddr,
+    _bound: socket2::Socket,
+}
+
+impl Refusing {
+    /// Takes an address.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub fn start() -> std::io::Result<Self> {
+        let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        let address = bound.local_addr()?.as_socket().ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { address, _bound: bound })
+    }
+}

@@ -31,7 +31,7 @@ fn serves(sluice: &Sluice) {
 
 #[test]
 fn a_slow_head_is_given_up() {
-    let (_echo, sluice) = echo("[timeouts]\nhead = \"500ms\"");
+    let (_echo, sluice) = echo("[timeouts]\nhead = \"2s\"");
     let mut slow = dial(sluice.ws).unwrap();
     slow.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").unwrap();
     let answer = respond(&mut slow).unwrap();

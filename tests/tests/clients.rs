@@ -110,7 +110,10 @@ fn a_websockets_client_speaks_to_a_ws_server(via: Via) {
 }
 
 fn a_ws_client_speaks_to_a_websockets_server(via: Via) {
-    or_skip(Library::Websockets.serve(via).and_then(|server| Library::Ws.speaks(via, server.address)));
+    // Without the client there is no need of a server.
+    let client = Library::Ws.command("client", &[]);
+    let server = client.and_then(|_| Library::Websockets.serve(via));
+    or_skip(server.and_then(|server| Library::Ws.speaks(via, server.address)));
 }
 
 fn a_websockets_client_speaks_to_a_websockets_server(via: Via) {

@@ -11,7 +11,7 @@ use sluice_tests::backend::RawBackend;
 use sluice_tests::pattern::Pattern;
 use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::stream::Stream;
-use sluice_tests::wait::{eventually, until_still};
+use sluice_tests::wait::{amount, eventually, until_still};
 
 sluice_tests::over_every_engine![
     a_fin_of_the_client_reaches_the_backend,
@@ -30,7 +30,10 @@ sluice_tests::over_every_engine![
     a_peer_that_does_not_read_is_not_taken_for_dead,
 ];
 
-const MUCH: usize = 8 * 1024 * 1024;
+/// More than is taken off somebody's hands at once.
+fn much() -> usize {
+    amount(64 * 1024 * 1024).min(8 * 1024 * 1024) as usize
+}
 
 /// A tunnel, and what keeps it up.
 struct Tunnel {
@@ -113,11 +116,11 @@ fn the_backend_may_speak_after_the_client_has_finished(via: Via) {
     t.server.read_to_string(&mut seen).unwrap();
     assert_eq!(seen, "that was all");
     let sender = std::thread::spawn(move || {
-        t.server.write_all(&Pattern(3).bytes(MUCH)).unwrap();
+        t.server.write_all(&Pattern(3).bytes(much())).unwrap();
         t.server.shutdown_write().unwrap();
         t.server
     });
-    reads_all(&mut t.client, Pattern(3), MUCH);
+    reads_all(&mut t.client, Pattern(3), much());
     sender.join().unwrap();
     is_gone(&t.sluice);
 }
@@ -126,8 +129,8 @@ fn the_client_may_speak_after_the_backend_has_finished(via: Via) {
     let mut t = tunnel(via);
     t.server.shutdown_write().unwrap();
     ends(&mut t.client);
-    let receiver = std::thread::spawn(move || reads_all(&mut t.server, Pattern(4), MUCH));
-    t.client.write_all(&Pattern(4).bytes(MUCH)).unwrap();
+    let receiver = std::thread::spawn(move || reads_all(&mut t.server, Pattern(4), much()));
+    t.client.write_all(&Pattern(4).bytes(much())).unwrap();
     t.client.shutdown_write().unwrap();
     receiver.join().unwrap();
     is_gone(&t.sluice);
@@ -151,10 +154,10 @@ fn a_reset_of_the_backend_reaches_the_client(via: Via) {
 fn what_the_backend_sent_before_it_closed_arrives(via: Via) {
     let mut t = tunnel(via);
     let sender = std::thread::spawn(move || {
-        t.server.write_all(&Pattern(5).bytes(MUCH)).unwrap();
+        t.server.write_all(&Pattern(5).bytes(much())).unwrap();
         drop(t.server);
     });
-    reads_all(&mut Slow(&mut t.client), Pattern(5), MUCH);
+    reads_all(&mut Slow(&mut t.client), Pattern(5), much());
     sender.join().unwrap();
     drop(t.client);
     is_gone(&t.sluice);
@@ -163,11 +166,11 @@ fn what_the_backend_sent_before_it_closed_arrives(via: Via) {
 fn what_the_client_sent_before_it_closed_arrives(via: Via) {
     let mut t = tunnel(via);
     let sender = std::thread::spawn(move || {
-        t.client.write_all(&Pattern(6).bytes(MUCH)).unwrap();
+        t.client.write_all(&Pattern(6).bytes(much())).unwrap();
         t.client.shutdown_write().unwrap();
         drop(t.client);
     });
-    reads_all(&mut Slow(&mut t.server), Pattern(6), MUCH);
+    reads_all(&mut Slow(&mut t.server), Pattern(6), much());
     sender.join().unwrap();
     drop(t.server);
     is_gone(&t.sluice);

@@ -3,12 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
 use std::process::Command;
 
 use sluice_tests::backend::{Echo, RawBackend, switching};
 use sluice_tests::http::{self, Head, Response};
-use sluice_tests::process::free_addresses;
+use sluice_tests::process::Refusing;
 use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::{Via, needs};
 
@@ -125,11 +124,11 @@ fn a_route_admits_the_origins_and_paths_that_it_names() {
 
 #[test]
 fn a_backend_that_refuses_or_is_silent_is_named_in_the_answer() {
-    let [nobody] = free_addresses().unwrap();
-    let sluice = Sluice::start(&Setup::new(nobody)).unwrap();
+    let nobody = Refusing::start().unwrap();
+    let sluice = Sluice::start(&Setup::new(nobody.address)).unwrap();
     let Some(answer) = curl(&format!("http://{}/", sluice.ws), &UPGRADE) else { return };
     refused(&answer, 502, Some("connection_refused"));
-    assert!(!format!("{answer:?}").contains(&nobody.to_string()), "a backend's address was told: {answer:?}");
+    assert!(!format!("{answer:?}").contains(&nobody.address.to_string()), "a backend's address was told: {answer:?}");
     let silent = RawBackend::start().unwrap();
     let setup = Setup::new(silent.address).more("[timeouts]\nresponse = \"300ms\"");
     let sluice = Sluice::start(&setup).unwrap();
@@ -215,9 +214,9 @@ fn the_backend_is_told_who_the_client_is_and_not_what_it_claims() {
 
 #[test]
 fn a_server_that_refuses_is_passed_over() {
-    let [nobody]: [SocketAddr; 1] = free_addresses().unwrap();
+    let nobody = Refusing::start().unwrap();
     let echo = Echo::start().unwrap();
-    let sluice = Sluice::start(&Setup::new(nobody).server(echo.address)).unwrap();
+    let sluice = Sluice::start(&Setup::new(nobody.address).server(echo.address)).unwrap();
     for attempt in 0..4 {
         assert_eq!(upgrade_status(&sluice, "", "/"), 101, "attempt {attempt}");
     }

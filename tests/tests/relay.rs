@@ -13,7 +13,7 @@ use sluice_tests::http::Head;
 use sluice_tests::pattern::{Pattern, soak};
 use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::stream::Stream;
-use sluice_tests::wait::eventually;
+use sluice_tests::wait::{amount, eventually};
 
 sluice_tests::over_every_engine![
     every_kind_of_message_comes_back,
@@ -144,7 +144,7 @@ fn thousands_of_tiny_frames_are_counted(via: Via) {
 fn random_bytes_both_ways_arrive_exactly(via: Via) {
     let (backend, sluice) = start(via);
     let (mut client, mut server) = sluice.tunnel(via, &backend).unwrap();
-    let total = 64 * 1024 * 1024;
+    let total = amount(64 * 1024 * 1024);
     soak(&mut client, &mut server, total, 0x51_0ce5);
     let row = sluice.connection(client.tcp().local_addr().unwrap());
     for direction in ["client_to_backend", "backend_to_client"] {

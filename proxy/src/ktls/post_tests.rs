@@ -156,8 +156,10 @@ proptest! {
         let one = whole.take(version, role, kind, &bytes);
         let (head, tail) = bytes.split_at(cut.min(bytes.len()));
         let first = pieces.take(version, role, kind, head);
+        // A record holds one alert (RFC 8446 §5.1): a cut behind its second byte makes two of one that was broken.
+        let one_alert_more = kind == ALERT && head.len() == 2;
         // A cut may only turn "broken by what comes behind" into the verdict on what came first.
-        if first == Asked::Nothing && !tail.is_empty() {
+        if first == Asked::Nothing && !tail.is_empty() && !one_alert_more {
             prop_assert_eq!(pieces.take(version, role, kind, tail), one);
         } else if tail.is_empty() {
             prop_assert_eq!(first, one);

@@ -115,8 +115,9 @@ fn one_direction_goes_on_while_the_other_is_stopped() {
         let full = Arc::new(AtomicBool::new(false));
         let taken = rig.join("the writer is stopped", flood(ends.backend.try_clone().unwrap(), 6, 256 * MIB, &full));
         // The client reads nothing of that, but what it sends must pass all the same.
-        let writer = write_pattern(ends.client.try_clone().unwrap(), 7, 8 * MIB, false);
-        let reader = read_pattern(ends.backend.try_clone().unwrap(), 7, 8 * MIB, true, false);
+        let much = rig.amount(8 * MIB);
+        let writer = write_pattern(ends.client.try_clone().unwrap(), 7, much, false);
+        let reader = read_pattern(ends.backend.try_clone().unwrap(), 7, much, true, false);
         rig.join("the client's bytes have passed", reader);
         rig.join("the client has written", writer);
         rig.join("the client has read", read_pattern(ends.client.try_clone().unwrap(), 6, taken, false, false));
@@ -212,7 +213,7 @@ fn a_message_in_the_moment_of_the_hand_over_is_not_forgotten() {
     // It may come before the relay reads, between its reading and the kernel's taking over, or after: all three, often.
     over_every_engine(|rig| {
         let mut dice = super::rig::Dice::new(99);
-        for _ in 0..600 {
+        for _ in 0..super::rig::rounds(600) {
             let wait = std::time::Duration::from_micros(dice.below(250));
             let mut writer = None;
             let mut ends = rig.open_with(b"", b"", |ends, _| {

@@ -60,8 +60,9 @@ fn after_a_half_close_the_other_direction_goes_on() {
             let (closed, open) = if client_first { (client, backend) } else { (backend, client) };
             closed.shutdown(Shutdown::Write).unwrap();
             sees_end(rig, open.try_clone().unwrap());
-            let reader = read_pattern(closed, 30, 8 * MIB, true, true);
-            let writer = write_pattern(open.try_clone().unwrap(), 30, 8 * MIB, true);
+            let size = rig.amount(8 * MIB);
+            let reader = read_pattern(closed, 30, size, true, true);
+            let writer = write_pattern(open.try_clone().unwrap(), 30, size, true);
             rig.join("all is written", writer);
             open.shutdown(Shutdown::Write).unwrap();
             rig.join("all is read, and the end", reader);
@@ -241,7 +242,7 @@ fn a_reset_behind_bytes_that_the_other_side_is_slow_to_take_cuts_off_none() {
 fn a_fin_right_behind_a_burst_overtakes_nothing() {
     // The kernel worker and userspace race here: often enough that a FIN sent too early would show.
     over_every_engine(|rig| {
-        for round in 0..300 {
+        for round in 0..super::rig::rounds(300) {
             let Ends { mut client, mut backend } = rig.open();
             rig.settled();
             let size = 1_000 + 600 * (round % 100);
