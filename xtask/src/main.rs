@@ -77,7 +77,7 @@ fn run(task: Task) -> anyhow::Result<Outcome> {
         Task::BuildEbpf { check: true } => ebpf::check(),
         Task::Run { once } => demo::run(once),
         Task::Test => test::run(),
-        Task::Vm(arguments) => vm::run(&arguments),
+        Task::Vm(arguments) => vm::run(arguments),
         Task::Bench(arguments) => bench::run(arguments).map(|()| Outcome::Done),
     }
 }

@@ -139,10 +139,12 @@ impl Load {
 
         let mut latencies = Vec::with_capacity(1 << 20);
         let (_, switches) = procfs::threads(&window.proxy);
+        let proxy_us = procfs::scheduled_us(&window.proxy);
         let before = CpuTime::now()?;
         let start = Instant::now();
         self.echo_until(start + window.measured, &mut message, &mut latencies)?;
         let spent = CpuTime::now()?.since(&before);
+        let proxy_us = procfs::scheduled_us(&window.proxy) - proxy_us;
         let (threads, switches_now) = procfs::threads(&window.proxy);
         self.drain(&mut message)?;
 
@@ -155,6 +157,7 @@ impl Load {
             p99_us: stats::percentile(&latencies, 0.99) / 1e3,
             busy_us: spent.busy_us,
             busy_ticks_us: spent.busy_ticks_us,
+            proxy_us,
             switches: switches_now.saturating_sub(switches),
             threads,
         })

@@ -55,7 +55,7 @@ pub(super) struct Window {
     pub(super) warm_up: Duration,
     /// What is counted.
     pub(super) measured: Duration,
-    /// The proxy's processes, whose context switches are counted.
+    /// The proxy's processes, whose context switches and CPU time are counted.
     pub(super) proxy: Vec<u32>,
 }
 
@@ -91,6 +91,8 @@ pub(super) struct Sample {
     pub(super) busy_us: f64,
     /// The same by the kernel's tick sampling (user, nice, system, irq, softirq), to check the other against.
     pub(super) busy_ticks_us: f64,
+    /// CPU time of the proxy's threads, in microseconds.
+    pub(super) proxy_us: f64,
     /// Voluntary and involuntary context switches of the proxy's threads.
     pub(super) switches: u64,
     /// Threads of the proxy at the end of the window.

@@ -10,6 +10,8 @@ mod control;
 mod echo;
 mod expect;
 mod frame;
+mod guest;
+mod guest_report;
 mod handshakes;
 mod memory;
 mod memory_report;
@@ -25,6 +27,7 @@ mod targets;
 mod tls;
 mod tls_report;
 mod visitors;
+mod vm;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -48,6 +51,9 @@ enum BenchCommand {
     /// The load generator, a process of its own.
     #[command(hide = true)]
     Client,
+    /// `ktls` beside `copy`, inside a guest whose clock counts instructions.
+    #[command(hide = true)]
+    Guest(guest::GuestArgs),
     /// Runs a command that gets SIGTERM when the benchmark dies.
     #[command(hide = true)]
     DieWithParent {
@@ -64,6 +70,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
         BenchCommand::Tls(args) => tls::run(&args),
         BenchCommand::Echo => echo::run(),
         BenchCommand::Client => client::run(),
+        BenchCommand::Guest(args) => guest::run(&args),
         BenchCommand::DieWithParent { command } => process::become_command(&command),
     }
 }

@@ -36,6 +36,13 @@ impl Paths {
         let sluice = sluice.map_or_else(|| Ok(release.join("sluice")), std::path::absolute)?;
         Ok(Self { work, xtask: release.join("xtask"), sluice })
     }
+
+    /// In a guest, where there is nothing to build: everything is in this program's own folder.
+    pub(super) fn of_guest() -> Result<Self> {
+        let xtask = env::current_exe().context("cannot find this program")?;
+        let work = xtask.parent().context("this program is in no folder")?.to_owned();
+        Ok(Self { sluice: work.join("sluice"), work, xtask })
+    }
 }
 
 /// A program of a Debian package, installed first when it is missing and this is root.

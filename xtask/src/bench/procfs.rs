@@ -86,6 +86,38 @@ pub(super) fn cpu_us(pids: &[u32]) -> f64 {
     ticks.sum::<u64>() as f64 * TICK_US
 }
 
+/// CPU time that the threads of these processes have spent so far, in microseconds; 0 on a kernel without
+/// CONFIG_SCHED_INFO. Threads that are gone count nothing, unlike with [`cpu_us`], and nothing is rounded to ticks.
+pub(super) fn scheduled_us(pids: &[u32]) -> f64 {
+    let tasks = pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten().flatten();
+    let spent = tasks.filter_map(|task| {
+        let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        schedstat.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    spent.sum::<u64>() as f64 / 1e3
+}
+
+/// Connections that got a key to send with, and one to receive with, so far in the kernel, not in a network card
+/// (Documentation/networking/tls.rst); none where the kernel does not know TLS.
+pub(super) fn kernel_tls() -> [u64; 2] {
+    let stat = fs::read_to_string("/proc/net/tls_stat").unwrap_or_default();
+    ["TlsTxSw ", "TlsRxSw "].map(|key| value(&stat, key))
+}
+
+/// The implementation of AES-GCM that the kernel prefers, as /proc/crypto calls it. There is none until somebody has
+/// used one.
+pub(super) fn kernel_cipher() -> Result<String> {
+    let crypto = fs::read_to_string("/proc/crypto").context("cannot read /proc/crypto")?;
+    let field = |entry: &str, key: &str| {
+        let line = entry.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let gcm = crypto.split("\n\n").filter(|entry| field(entry, "name").is_some_and(|name| name == "gcm(aes)"));
+    let priority = |entry: &&str| field(entry, "priority").and_then(|number| number.parse::<u32>().ok());
+    let best = gcm.max_by_key(priority).and_then(|entry| field(entry, "driver"));
+    best.context("the kernel has not used AES-GCM")
+}
+
 /// A process and everything below it.
 pub(super) fn family(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -53,7 +53,8 @@ pub(super) struct Plan {
 
 impl Plan {
     fn new(args: &RelayArgs) -> Result<Self> {
-        let mut targets = if args.targets.is_empty() { Target::ALL.to_vec() } else { args.targets.clone() };
+        let mut targets = if args.targets.is_empty() { Target::PLAIN.to_vec() } else { args.targets.clone() };
+        ensure!(!targets.contains(&Target::SluiceKtls), "ktls carries TLS alone: leave sluice-ktls out");
         targets.push(Target::Direct); // everything else is told as what it adds to this
         targets.sort_unstable();
         targets.dedup();

@@ -116,7 +116,7 @@ pub(super) fn start_checked(
 }
 
 /// Opens connections to one target and measures every payload over them.
-fn visit_one(
+pub(super) fn visit_one(
     paths: &Paths,
     target: &Running,
     connections: usize,

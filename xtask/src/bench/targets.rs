@@ -24,6 +24,8 @@ pub(super) enum Target {
     Direct,
     /// Sluice, relaying in the kernel.
     SluiceSockmap,
+    /// Sluice, with TLS in the kernel.
+    SluiceKtls,
     /// Sluice, relaying in userspace.
     SluiceCopy,
     /// NGINX in HTTP mode.
@@ -40,24 +42,27 @@ const ENGINE_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_PAIRS: u64 = 9_500;
 
 impl Target {
-    /// All of them.
-    pub(super) const ALL: [Self; 5] = [Self::Direct, Self::SluiceSockmap, Self::SluiceCopy, Self::Nginx, Self::Haproxy];
+    /// All that relay without TLS.
+    pub(super) const PLAIN: [Self; 5] =
+        [Self::Direct, Self::SluiceSockmap, Self::SluiceCopy, Self::Nginx, Self::Haproxy];
 
     /// Its name in the tables.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::SluiceSockmap => "Sluice sockmap",
+            Self::SluiceKtls => "Sluice ktls",
             Self::SluiceCopy => "Sluice copy",
             Self::Nginx => "NGINX",
             Self::Haproxy => "HAProxy",
         }
     }
 
-    /// The engine that Sluice is told to use.
+    /// The engine that Sluice is told to use, and that must carry all connections.
     const fn engine(self) -> Option<&'static str> {
         match self {
             Self::SluiceSockmap => Some("sockmap"),
+            Self::SluiceKtls => Some("ktls"),
             Self::SluiceCopy => Some("copy"),
             Self::Direct | Self::Nginx | Self::Haproxy => None,
         }
@@ -88,25 +93,30 @@ pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr, tls: Opt
             fs::create_dir_all(file("nginx-temp"))?;
             front.write_config(&config, include_str!("conf/nginx.conf"), &[])?;
             let program = debian_program("nginx", "nginx-light")?;
-            (command(&program, &["-p", &text(&paths.work), "-e", "nginx-error.log", "-c", &text(&config)]), "nginx.log")
+            (
+                command(&program, &["-p", &text(&paths.work), "-e", "nginx-error.log", "-c", &text(&config)]),
+                "nginx.log".to_owned(),
+            )
         }
         Target::Haproxy => {
             let config = file("haproxy.cfg");
             front.write_config(&config, include_str!("conf/haproxy.cfg"), &[])?;
             let program = debian_program("haproxy", "haproxy")?;
-            (command(&program, &["-db", "-f", &text(&config)]), "haproxy.log")
+            (command(&program, &["-db", "-f", &text(&config)]), "haproxy.log".to_owned())
         }
-        Target::SluiceSockmap | Target::SluiceCopy => {
+        Target::SluiceSockmap | Target::SluiceKtls | Target::SluiceCopy => {
             ensure!(paths.sluice.is_file(), "there is no {}", paths.sluice.display());
             let engine = target.engine().unwrap_or_default();
             let config = file(&format!("sluice-{engine}.toml"));
-            let more = [("@ADMIN@", admin.to_string()), ("@ENGINE@", engine.to_owned())];
+            // One of the two settings carries nothing: `copy` then, so that it also costs nothing.
+            let (plain, secured) = if engine == "ktls" { ("copy", engine) } else { (engine, "copy") };
+            let more =
+                [("@ADMIN@", admin.to_string()), ("@ENGINE@", plain.to_owned()), ("@TLS_ENGINE@", secured.to_owned())];
             front.write_config(&config, include_str!("conf/sluice.toml"), &more)?;
-            let log = if engine == "copy" { "sluice-copy.log" } else { "sluice-sockmap.log" };
-            (command(&paths.sluice, &["run", "--config", &text(&config)]), log)
+            (command(&paths.sluice, &["run", "--config", &text(&config)]), format!("sluice-{engine}.log"))
         }
     };
-    let log = file(log);
+    let log = file(&log);
     let mut proxy = Proxy::start(paths, &command, &log)?;
     wait_until_it_accepts(&mut proxy, listen).with_context(|| {
         let said = fs::read_to_string(&log).unwrap_or_default();

@@ -11,11 +11,13 @@ use serde::Serialize;
 use sluice_tests::certificate::Certificate;
 
 use super::control::Handshakes;
+use super::guest::GuestArgs;
 use super::handshakes;
 use super::memory;
 use super::paths::Paths;
 use super::targets::Target;
 use super::tls_report::{self, Results};
+use super::vm;
 
 /// What there is to measure with TLS; a direct connection, without TLS, is what their memory is compared with.
 const TARGETS: [Target; 4] = [Target::Direct, Target::SluiceCopy, Target::Nginx, Target::Haproxy];
@@ -44,6 +46,9 @@ pub(super) struct TlsArgs {
     /// Leaves out the handshakes.
     #[arg(long)]
     no_handshakes: bool,
+    /// Instead of all that: `ktls` beside `copy` on these kernels, in an emulated machine [default: 6.12.117 7.2].
+    #[arg(long, value_name = "SERIES", num_args = 0.., conflicts_with_all = ["targets", "no_handshakes"])]
+    vm: Option<Vec<String>>,
 }
 
 /// What is going to be measured.
@@ -133,6 +138,10 @@ pub(super) struct Record {
 
 /// Runs the benchmark and prints its tables; ends well also when an expectation is missed.
 pub(super) fn run(args: &TlsArgs) -> Result<()> {
+    if let Some(kernels) = &args.vm {
+        let guest = GuestArgs::new(args.quick, args.rounds, args.seconds, args.no_memory)?;
+        return vm::run(kernels, &guest, args.sluice.as_deref());
+    }
     let plan = Plan::new(args)?;
     let paths = Paths::prepare(args.sluice.as_deref())?;
     let began = Instant::now();

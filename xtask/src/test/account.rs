@@ -18,7 +18,7 @@ struct Suite {
 
 /// All test binaries of a run.
 #[derive(Debug, Default)]
-pub(super) struct Account {
+pub(crate) struct Account {
     suites: Vec<Suite>,
     /// Test and reason, a line each.
     skips: Vec<String>,
@@ -28,7 +28,7 @@ pub(super) struct Account {
 
 impl Account {
     /// Enters a line of cargo's or a test binary's.
-    pub(super) fn take_line(&mut self, line: &str) {
+    pub(crate) fn take_line(&mut self, line: &str) {
         let line = line.trim();
         if let Some(suite) = suite(line) {
             self.suites.push(suite);
@@ -69,20 +69,20 @@ impl Account {
     }
 
     /// Enters the end of a cargo command.
-    pub(super) fn take_end(&mut self, success: bool) {
+    pub(crate) fn take_end(&mut self, success: bool) {
         for suite in self.suites.iter_mut().filter(|suite| !suite.reported) {
             self.failures.push(format!("{}: ended without a result", suite.title));
             suite.failed += 1;
             suite.reported = true;
         }
-        if !success && self.sum(|suite| suite.failed) == 0 {
+        if !success && self.count(|suite| suite.failed) == 0 {
             self.failures.push("cargo test failed before it ran a test".into());
             self.suites.push(Suite { title: "cargo test".into(), failed: 1, reported: true, ..Suite::default() });
         }
     }
 
     /// Enters what tests have reported of themselves, a line each: `binary::test: reason`.
-    pub(super) fn take_skips(&mut self, lines: &str) {
+    pub(crate) fn take_skips(&mut self, lines: &str) {
         for line in lines.lines() {
             let binary = line.split("::").next().unwrap_or_default();
             // The harness has counted it as passed.
@@ -94,12 +94,39 @@ impl Account {
         }
     }
 
-    /// Whether something ran and nothing failed.
-    pub(super) fn holds(&self) -> bool {
-        self.sum(|suite| suite.failed) == 0 && self.sum(|suite| suite.passed) > 0
+    /// Enters something that went wrong and is no test.
+    pub(crate) fn fail(&mut self, what: &str) {
+        self.suites.push(Suite { title: "besides the tests".into(), failed: 1, reported: true, ..Suite::default() });
+        self.failures.push(what.into());
     }
 
-    fn sum(&self, of: impl Fn(&Suite) -> u64) -> u64 {
+    /// Enters a suite of tests that this machine could not run at all.
+    pub(crate) fn skip(&mut self, title: &str, reason: &str) {
+        self.suites.push(Suite { title: title.into(), skipped: 1, reported: true, ..Suite::default() });
+        self.skips.push(format!("{title}: {reason}"));
+    }
+
+    /// Enters all of another account, under a name.
+    pub(crate) fn absorb(&mut self, name: &str, other: Self) {
+        let named = |line: String| format!("{name} {line}");
+        self.suites.extend(other.suites.into_iter().map(|suite| Suite { title: named(suite.title), ..suite }));
+        self.failures.extend(other.failures.into_iter().map(named));
+        self.skips.extend(other.skips.into_iter().map(named));
+    }
+
+    /// Whether something ran and nothing failed.
+    pub(crate) fn holds(&self) -> bool {
+        self.count(|suite| suite.failed) == 0 && self.count(|suite| suite.passed) > 0
+    }
+
+    /// `3 passed, 0 failed, 1 skipped`.
+    pub(crate) fn sum(&self) -> String {
+        let [passed, failed, skipped] =
+            [self.count(|suite| suite.passed), self.count(|suite| suite.failed), self.count(|suite| suite.skipped)];
+        format!("{passed} passed, {failed} failed, {skipped} skipped")
+    }
+
+    fn count(&self, of: impl Fn(&Suite) -> u64) -> u64 {
         self.suites.iter().map(of).sum()
     }
 }
@@ -128,9 +155,7 @@ impl fmt::Display for Account {
             }
             lines.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
-        let [passed, failed, skipped] =
-            [self.sum(|suite| suite.passed), self.sum(|suite| suite.failed), self.sum(|suite| suite.skipped)];
-        write!(f, "\n{passed} passed, {failed} failed, {skipped} skipped")
+        write!(f, "\n{}", self.sum())
     }
 }
 
@@ -165,6 +190,19 @@ error: test failed";
         assert!(text.contains("relay::sockmap::soak: needs root"), "{text}");
         assert!(text.contains("sluice::echo::tests::three: needs a second machine"), "{text}");
         assert!(text.contains("crash: tests/crash.rs: ended without a result"), "{text}");
+    }
+
+    #[test]
+    fn accounts_add_up() {
+        let mut whole = Account::default();
+        whole.absorb("here", account());
+        whole.absorb("there", account());
+        whole.skip("elsewhere", "nobody goes there");
+        whole.fail("the roof came down");
+        let text = whole.to_string();
+        assert_eq!(text.lines().last(), Some("4 passed, 5 failed, 5 skipped"), "{text}");
+        assert!(text.contains("there sluice::echo::tests::two"), "{text}");
+        assert!(text.contains("elsewhere: nobody goes there"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test that this machine can run, and one honest account at the end.
 
 mod account;
-mod tools;
+pub(crate) mod tools;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Command;
@@ -10,7 +10,13 @@ use anyhow::Context as _;
 
 use crate::Outcome;
 use crate::command::{build_release, cargo, target};
-use account::Account;
+pub(crate) use account::Account;
+
+/// The tests of single rooms, as cargo selects them.
+pub(crate) const UNIT_TESTS: &[&str] = &["--workspace", "--exclude", "sluice-tests"];
+
+/// The tests of whole programs.
+pub(crate) const PROGRAM_TESTS: &[&str] = &["--package", "sluice-tests"];
 
 /// Names the file to which tests report that they could not run; see `sluice_tests::needs::skip`.
 const SKIPS_VARIABLE: &str = sluice_tests::needs::SKIPS_VARIABLE;
@@ -26,17 +32,20 @@ pub(crate) fn run() -> anyhow::Result<Outcome> {
     std::fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
     let mut account = Account::default();
     let mut command = cargo();
-    command.args(["test", "--workspace", "--exclude", "sluice-tests", "--no-fail-fast"]).env(SKIPS_VARIABLE, &skips);
+    command.arg("test").args(UNIT_TESTS).arg("--no-fail-fast").env(SKIPS_VARIABLE, &skips);
     follow(&mut command, &mut account)?;
     let mut command = cargo();
     command
-        .args(["test", "--package", "sluice-tests", "--no-fail-fast", "--", AT_ONCE])
+        .arg("test")
+        .args(PROGRAM_TESTS)
+        .args(["--no-fail-fast", "--", AT_ONCE])
         .env(SKIPS_VARIABLE, &skips)
         .env(sluice_tests::sluice::BINARY_VARIABLE, &program)
         .env(sluice_tests::needs::TOOLS_VARIABLE, &tools);
     follow(&mut command, &mut account)?;
     let skipped = std::fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
     account.take_skips(&skipped);
+    crate::vm::enter(&mut account)?;
     println!("\n{account}");
     Ok(if account.holds() { Outcome::Done } else { Outcome::Failed })
 }

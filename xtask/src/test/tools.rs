@@ -19,9 +19,10 @@ const PROGRAMS: [(&str, &str); 5] = [
 ];
 
 /// Installs what is missing, and returns the folder of the tools that are not the system's.
-pub(super) fn install() -> PathBuf {
+pub(crate) fn install() -> PathBuf {
     let folder = target().join("test-tools");
-    let steps = [("Debian packages", packages()), ("PyPI websockets", websockets(&folder)), ("npm ws", ws(&folder))];
+    let steps =
+        [("Debian packages", packages(&PROGRAMS)), ("PyPI websockets", websockets(&folder)), ("npm ws", ws(&folder))];
     for (what, done) in steps {
         if let Err(error) = done {
             eprintln!("note: {what}: {error:#}; the tests that need it will be skipped");
@@ -30,8 +31,12 @@ pub(super) fn install() -> PathBuf {
     folder
 }
 
-fn packages() -> anyhow::Result<()> {
-    let missing = PROGRAMS.iter().filter(|(program, _)| on_path(program).is_none());
+/// Installs the packages of those programs that are missing, if nobody must be asked.
+///
+/// # Errors
+/// Somebody must be, or the installation fails; the message has the packages.
+pub(crate) fn packages(programs: &[(&str, &str)]) -> anyhow::Result<()> {
+    let missing = programs.iter().filter(|(program, _)| on_path(program).is_none());
     let mut missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
     missing.dedup();
     if missing.is_empty() {

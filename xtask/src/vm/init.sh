@@ -17,27 +17,47 @@ ln -s /proc/self/fd /dev/fd
 ip link set lo up
 hostname guest
 modprobe tun
-# The kernel's maps are sized by it, and clearing those of half a million files takes an emulated processor ten seconds.
-ulimit -Hn 16384
+# Sluice's maps are sized by it, and clearing those of half a million files takes an emulated processor ten seconds.
+ulimit -Hn 4096
+# Tests fill these to the brim, in each direction of each engine.
+echo "4096 131072 524288" >/proc/sys/net/ipv4/tcp_rmem
+echo "4096 16384 524288" >/proc/sys/net/ipv4/tcp_wmem
 
-# A line of a file, each behind this mark.
-marked() { while read -r line; do echo "$1 $line"; done; }
+# The lines of a file, each behind this mark.
+marked() { while read -r line; do echo "$1 $line"; done <"$2"; }
 
-# Runs the suites in the form in which cargo does, for whoever reads what cargo prints.
+# Ends a suite that takes so long that it must be stuck, and shows where in the kernel each of its threads waits.
+guard() {
+    sleep 420
+    echo "this suite is stuck; its threads and where they wait:"
+    for task in /proc/[0-9]*/task/[0-9]*; do
+        # The kernel's own threads have no program.
+        [ -e "$task/exe" ] || continue
+        echo "$task $(cat "$task/comm") $(sed -n 's/^State:[[:space:]]*//p' "$task/status")"
+        cat "$task/stack"
+    done
+    kill -9 "$1"
+}
+
+# Runs the suites, and says which in the way of cargo.
 suites() {
     ran=0 failed=0
     export SLUICE_SKIPS=/run/skips
     : >"$SLUICE_SKIPS"
-    while read -r threads folder path source; do
+    tab=$(printf '\t')
+    while IFS="$tab" read -r folder path source names; do
         echo "     Running $source ($path)"
         cd "$folder" || exit
-        "$path" --test-threads="$threads" $SLUICE_VM_FILTER || failed=$((failed + 1))
+        # Parts of tests' names: several words, or none.
+        "$path" --test-threads="$SLUICE_VM_THREADS" ${SLUICE_VM_FILTER:-$names} &
+        suite=$!
+        guard "$suite" &
+        wait "$suite" || failed=$((failed + 1))
+        kill $!
         ran=$((ran + 1))
     done </vm/suites
-    marked SLUICE-VM-SKIP <"$SLUICE_SKIPS"
+    marked SLUICE-VM-SKIP "$SLUICE_SKIPS"
 }
-
-tls_stat() { [ -r /proc/net/tls_stat ] && marked "SLUICE-VM-TLS-$1" </proc/net/tls_stat; }
 
 . /vm/environment
 echo "SLUICE-VM-KERNEL $(uname -r)"
@@ -45,13 +65,15 @@ modprobe tls
 if [ -e /vm/exec ]; then
     cd "$SLUICE_VM_ROOT" || exit
     sh /vm/exec
-    echo "SLUICE-VM-VERDICT exit=$?"
+    code=$?
+    echo
+    echo "SLUICE-VM-VERDICT exit=$code"
 else
-    echo "SLUICE-VM-PROBE $("$SLUICE_BIN" probe --json 2>/dev/null)"
+    echo "SLUICE-VM-PROBE $("$SLUICE_BIN" probe --json)"
     "$SLUICE_BIN" probe
-    tls_stat BEFORE
+    marked SLUICE-VM-TLS-BEFORE /proc/net/tls_stat
     suites
-    tls_stat AFTER
+    marked SLUICE-VM-TLS-AFTER /proc/net/tls_stat
     echo "SLUICE-VM-VERDICT ran=$ran failed=$failed"
 fi
 sync

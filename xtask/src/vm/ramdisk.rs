@@ -1,15 +1,16 @@
-//! The first file system that the kernel sees: enough to find the disk, and the kernel's own modules.
+//! The first file system that a kernel sees: enough to find the disk, and the kernel's own modules.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::Context as _;
 
 use super::packages::Unpacked;
+use super::tree::Tree;
 use crate::command::must_run;
 
-/// Modules, and folders of modules, that the guest may load; the rest would only make the ramdisk slow.
-const MODULES: [&str; 11] = [
+/// Modules, and folders of modules, that the guest may load. All of them would make the ramdisk slow to load.
+const MODULES: [&str; 10] = [
     "arch/x86/crypto",
     "crypto",
     "drivers/block/virtio_blk.ko",
@@ -20,66 +21,45 @@ const MODULES: [&str; 11] = [
     "net/ipv4",
     "net/sched",
     "net/tls",
-    "arch/x86/lib",
 ];
 
-/// Makes the ramdisk of a kernel.
+/// Makes the ramdisk of a kernel from a folder that it makes for it.
 pub(super) fn make(kernel: &Unpacked, busybox: &Path, folder: &Path, file: &Path) -> anyhow::Result<()> {
-    let _of_the_last_run = std::fs::remove_dir_all(folder);
+    let tree = Tree::new(folder.to_owned())?;
     for name in ["bin", "dev", "proc", "root", "sbin"] {
-        make_folder(&folder.join(name))?;
+        tree.make(name, 0o755)?;
     }
-    copy(busybox, &folder.join("bin/busybox"))?;
-    let init = folder.join("init");
-    std::fs::write(&init, include_str!("boot.sh")).with_context(|| format!("cannot write {}", init.display()))?;
-    must_run(Command::new("chmod").arg("755").arg(&init))?;
+    tree.copy(busybox, Path::new("bin/busybox"))?;
+    tree.write("init", include_str!("boot.sh"))?;
     let release = kernel.modules.file_name().context("a kernel without a release")?;
-    let modules = folder.join("lib/modules").join(release);
+    let to = Path::new("lib/modules").join(release).join("kernel");
     for module in MODULES {
-        for suffix in ["", ".xz"] {
-            add(
-                &kernel.modules.join("kernel").join(format!("{module}{suffix}")),
-                &modules.join("kernel").join(module),
-            )?;
+        for file in [module.to_owned(), format!("{module}.xz")] {
+            add(&tree, &kernel.modules.join("kernel").join(&file), &to.join(&file))?;
         }
     }
     must_run(Command::new(busybox).args(["depmod", "-b"]).arg(folder).arg(release))?;
-    let list = Command::new("find").arg(".").current_dir(folder).stdout(Stdio::piped()).spawn()?;
-    let archive = std::fs::File::create(file).with_context(|| format!("cannot make {}", file.display()))?;
-    let mut cpio = Command::new(busybox);
-    cpio.args(["cpio", "-o", "-H", "newc", "-R", "0:0"]).current_dir(folder);
-    must_run(cpio.stdin(list.stdout.context("find has no output")?).stdout(archive).stderr(Stdio::null()))
+    let script = r#"find . | "$0" cpio --quiet -o -H newc -R 0:0 >"$1""#;
+    must_run(Command::new("sh").args(["-c", script]).arg(busybox).arg(file).current_dir(folder))
 }
 
-/// Adds a module or a folder of them, unpacked.
-fn add(from: &Path, to: &Path) -> anyhow::Result<()> {
+/// Adds a module, or a folder of them, if there is one, unpacked.
+fn add(tree: &Tree, from: &Path, to: &Path) -> anyhow::Result<()> {
     if from.is_dir() {
-        for entry in std::fs::read_dir(from)? {
-            let entry = entry?.path();
-            let name = PathBuf::from(entry.file_name().unwrap_or_default());
-            let plain = if name.extension().is_some_and(|end| end == "xz") { name.with_extension("") } else { name };
-            add(&entry, &to.join(plain))?;
+        for entry in std::fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+            let entry = entry?;
+            add(tree, &entry.path(), &to.join(entry.file_name()))?;
         }
         return Ok(());
     }
-    if !from.is_file() {
-        return Ok(());
+    match from.extension().and_then(|end| end.to_str()) {
+        Some("xz") if from.is_file() => unpack(from, &tree.place(&to.with_extension(""))?),
+        Some("ko") if from.is_file() => tree.copy(from, to),
+        _ => Ok(()),
     }
-    if let Some(folder) = to.parent() {
-        make_folder(folder)?;
-    }
-    if from.extension().is_none_or(|end| end != "xz") {
-        return copy(from, to);
-    }
+}
+
+fn unpack(from: &Path, to: &PathBuf) -> anyhow::Result<()> {
     let file = std::fs::File::create(to).with_context(|| format!("cannot make {}", to.display()))?;
-    must_run(Command::new("xz").args(["-dc"]).arg(from).stdout(file))
-}
-
-fn make_folder(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
-}
-
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-    Ok(())
+    must_run(Command::new("xz").arg("-dc").arg(from).stdout(file))
 }
