@@ -11,11 +11,12 @@ use sluice_tests::process::Program;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the kernel is told. Its own watchdogs are off: an emulated processor is often late. Warnings are shown. Without
-/// the last line an emulated processor would be busy for a third longer, with guards against other people's programs, and
-/// with instructions for copying (`rep`) that it takes byte by byte.
+/// the last line an emulated processor would be busy for a third longer, with guards against other people's programs, with
+/// instructions for copying (`rep`) that it takes byte by byte, and with translating each program again for each place
+/// at which it comes to lie: without the last word a suite that starts Sluice often takes twice as long.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic nowatchdog rcupdate.rcu_cpu_stall_suppress=1 \
     random.trust_cpu=on tsc=reliable \
-    mitigations=off init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off lsm= audit=0 clearcpuid=rep_good";
+    mitigations=off init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off lsm= audit=0 clearcpuid=rep_good norandmaps";
 
 /// An emulated processor that has everything but what makes its emulation slow.
 const PROCESSOR: &str = "max,la57=off,smap=off,smep=off,umip=off,pku=off,erms=off";

@@ -20,8 +20,8 @@ modprobe tun
 # Sluice's maps are sized by it, and clearing those of half a million files takes an emulated processor ten seconds.
 ulimit -Hn 4096
 # Tests fill these to the brim, in each direction of each engine.
-echo "4096 131072 524288" >/proc/sys/net/ipv4/tcp_rmem
-echo "4096 16384 524288" >/proc/sys/net/ipv4/tcp_wmem
+echo "4096 131072 262144" >/proc/sys/net/ipv4/tcp_rmem
+echo "4096 16384 262144" >/proc/sys/net/ipv4/tcp_wmem
 
 # The lines of a file, each behind this mark.
 marked() { while read -r line; do echo "$1 $line"; done <"$2"; }
