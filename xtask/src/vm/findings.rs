@@ -36,19 +36,32 @@ pub(super) struct Findings {
     pub(super) details: Vec<String>,
 }
 
-/// Reads what the guest and its kernel have printed. `suites` were to run.
-pub(super) fn read(guest: &str, kernel: &str, suites: usize, end: &End) -> Findings {
+/// What a guest was to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    /// So many suites.
+    pub(super) suites: usize,
+    /// All of their tests: those with TLS in the kernel are among them.
+    pub(super) whole: bool,
+}
+
+/// Reads what the guest and its kernel have printed.
+pub(super) fn read(guest: &str, kernel: &str, order: Order, end: &End) -> Findings {
     let mut account = Account::default();
     let marked = |name: &str| {
         let prefix = format!("{MARK}{name} ");
         guest.lines().filter_map(move |line| line.strip_prefix(prefix.as_str()).map(str::to_owned)).collect::<Vec<_>>()
     };
     guest.lines().filter(|line| !line.starts_with(MARK)).for_each(|line| account.take_line(line));
-    let verdict = verdict(&marked("VERDICT"), suites);
+    let verdict = verdict(&marked("VERDICT"), order.suites);
     account.take_end(verdict.as_ref().is_ok_and(|failed| *failed == 0));
     account.take_skips(&marked("SKIP").join("\n"));
     if let Err(wrong) = verdict {
         account.fail(&wrong);
+    }
+    if order.whole {
+        let [before, after] = ["TLS-BEFORE", "TLS-AFTER"].map(&marked);
+        keys(&before, &after).into_iter().for_each(|wrong| account.fail(&wrong));
     }
     if let End::Hung(why) = end {
         account.fail(&format!("stopped: {why}"));
@@ -60,6 +73,25 @@ pub(super) fn read(guest: &str, kernel: &str, suites: usize, end: &End) -> Findi
         account,
         details: details(guest),
     }
+}
+
+/// What is wrong with `/proc/net/tls_stat` behind the tests: they must have armed TLS, and left none behind.
+fn keys(before: &[String], after: &[String]) -> Vec<String> {
+    let count = |lines: &[String], name: &str| {
+        let value = lines.iter().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        value.ok_or_else(|| format!("the guest's /proc/net/tls_stat has no {name}"))
+    };
+    let armed = ["TlsTxSw", "TlsRxSw"].map(|name| match (count(before, name), count(after, name)) {
+        (Ok(before), Ok(after)) if after > before => None,
+        (Ok(_), Ok(_)) => Some(format!("no test has armed TLS in the kernel, says {name}")),
+        (Err(wrong), _) | (_, Err(wrong)) => Some(wrong),
+    });
+    let left = ["TlsCurrTxSw", "TlsCurrRxSw"].map(|name| match count(after, name) {
+        Ok(0) => None,
+        Ok(left) => Some(format!("TLS is left behind in the kernel: {name} {left}")),
+        Err(wrong) => Some(wrong),
+    });
+    armed.into_iter().chain(left).flatten().collect()
 }
 
 /// How many suites failed, by the guest's last word.
@@ -126,15 +158,17 @@ test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
 SLUICE-VM-SKIP relay::sockmap::soak: needs a wall socket
 ";
 
+    const PART: Order = Order { suites: 1, whole: false };
+
     fn sum(guest: &str, kernel: &str, end: &End) -> String {
-        let text = read(guest, kernel, 1, end).account.to_string();
+        let text = read(guest, kernel, PART, end).account.to_string();
         text.lines().last().unwrap_or_default().to_owned()
     }
 
     #[test]
     fn one_verdict_over_all_suites_is_believed() {
         let guest = format!("{GUEST}SLUICE-VM-VERDICT ran=1 failed=1\n");
-        let findings = read(&guest, "[    0.8] mtrr: your CPUs had inconsistent settings\n", 1, &End::Ended);
+        let findings = read(&guest, "[    0.8] mtrr: your CPUs had inconsistent settings\n", PART, &End::Ended);
         assert!(findings.account.to_string().ends_with("\n1 passed, 1 failed, 1 skipped"), "{}", findings.account);
         assert_eq!(findings.release.as_deref(), Some("6.1.0-56-cloud-amd64"));
         assert!(findings.probe.is_some());
@@ -157,6 +191,22 @@ SLUICE-VM-SKIP relay::sockmap::soak: needs a wall socket
         let trace = "[   50.1] TCP recvmsg seq # bug: copied 1\n[   50.2] Call Trace:\n";
         assert_eq!(sum(&guest, trace, &End::Ended), "1 passed, 3 failed, 1 skipped");
         assert_eq!(sum(&guest, "", &End::Hung("nothing was printed".into())), "1 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn tests_that_arm_no_tls_and_tests_that_leave_some_are_noticed() {
+        let lines = |counts: [u64; 4]| {
+            let names = ["TlsCurrTxSw", "TlsCurrRxSw", "TlsTxSw", "TlsRxSw"];
+            names.iter().zip(counts).map(|(name, count)| format!("{name}   \t{count}")).collect::<Vec<_>>()
+        };
+        let before = lines([0, 0, 24, 24]);
+        assert_eq!(keys(&before, &lines([0, 0, 1014, 1014])), [""; 0]);
+        assert_eq!(keys(&before, &before).len(), 2);
+        assert_eq!(keys(&before, &lines([1, 1, 1014, 1014])).len(), 2);
+        assert_eq!(keys(&before, &[]).len(), 4);
+        let guest = format!("{GUEST}SLUICE-VM-VERDICT ran=1 failed=1\n");
+        let account = read(&guest, "", Order { suites: 1, whole: true }, &End::Ended).account.to_string();
+        assert!(account.ends_with("1 passed, 5 failed, 1 skipped"), "{account}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use super::disk::{self, Task};
-use super::findings::{self, Findings};
+use super::findings::{self, Findings, Order};
 use super::guest::{Accelerator, End, Limits, Machine};
 use super::kernels::{BUSYBOX, Kernel};
 use super::packages::Packages;
@@ -34,8 +34,8 @@ pub(super) struct Bench {
     guests: Vec<Guest>,
     disk: PathBuf,
     accelerator: Accelerator,
-    /// How many suites each has to run.
-    suites: usize,
+    /// What each has to do.
+    order: Order,
     /// Two runs would write the same files.
     _alone: File,
 }
@@ -87,7 +87,9 @@ impl Bench {
         if accelerator == Accelerator::Tcg {
             eprintln!("note: the processor is emulated, which is about ten times slower than a real one");
         }
-        Ok(Self { guests, disk, accelerator, suites: programs.suites.len(), _alone: alone })
+        let whole = matches!(task, Task::Tests { filter } if filter.is_empty());
+        let order = Order { suites: programs.suites.len(), whole };
+        Ok(Self { guests, disk, accelerator, order, _alone: alone })
     }
 
     fn machine<'a>(&'a self, guest: &'a Guest) -> Machine<'a> {
@@ -159,7 +161,7 @@ impl Bench {
             });
         })?;
         let (said, console) = (read(&machine.log), read(&machine.console()));
-        let Findings { release, probe, account, details } = findings::read(&said, &console, self.suites, &end);
+        let Findings { release, probe, account, details } = findings::read(&said, &console, self.order, &end);
         let mut verdict = Verdict {
             series: guest.series,
             account,
