@@ -48,16 +48,19 @@ pub(super) fn with_every_engine(config: &Config, test: impl Fn(&mut Rig)) {
     test(&mut Rig::new(config, None, None));
     match kernel() {
         Ok(kernel) => test(&mut Rig::new(config, Some(kernel), None)),
-        Err(why) => skip("sockmap", &why),
+        Err(why) => skip(Skipped::InPart, "sockmap", &why),
     }
-    over_ktls(config, Some(SUITE), test);
+    match ability().why_none() {
+        None => over_ktls(config, Some(SUITE), test),
+        Some(why) => skip(Skipped::InPart, "ktls", why),
+    }
 }
 
 /// Runs a test over every pairing with TLS, with this suite or all that this kernel has.
 pub(super) fn over_ktls(config: &Config, suite: Option<Suite>, test: impl Fn(&mut Rig)) {
     let ability = ability();
     if let Some(why) = ability.why_none() {
-        return skip("ktls", why);
+        return skip(Skipped::Whole, "ktls", why);
     }
     for suite in Suite::all().filter(|known| suite.is_none_or(|suite| suite == *known)) {
         assert!(ability.can(suite), "{suite:?}: {ability:?}");
@@ -71,12 +74,12 @@ pub(super) fn over_ktls(config: &Config, suite: Option<Suite>, test: impl Fn(&mu
 /// Runs a test over every pairing with TLS, in a relay that also has the kernel's program.
 pub(super) fn over_ktls_beside_the_kernel(test: impl Fn(&mut Rig)) {
     if let Some(why) = ability().why_none() {
-        return skip("ktls", why);
+        return skip(Skipped::Whole, "ktls", why);
     }
     for sides in [[true, false], [false, true], [true, true]] {
         match kernel() {
             Ok(kernel) => test(&mut Rig::new(&Config::default(), Some(kernel), Some((SUITE, sides)))),
-            Err(why) => return skip("sockmap", &why),
+            Err(why) => return skip(Skipped::Whole, "sockmap", &why),
         }
     }
 }
@@ -104,7 +107,7 @@ pub(super) const SUITE: Suite = Suite { version: Version::Tls13, cipher: Cipher:
 pub(super) fn over_the_kernel(test: impl Fn(&mut Rig)) {
     match kernel() {
         Ok(kernel) => test(&mut Rig::new(&Config::default(), Some(kernel), None)),
-        Err(why) => skip("sockmap", &why),
+        Err(why) => skip(Skipped::Whole, "sockmap", &why),
     }
 }
 
@@ -120,15 +123,27 @@ fn kernel() -> Result<Kernel, String> {
     }
 }
 
-/// Reports a skip to the test runner, which takes this file's lines off what passed.
-fn skip(engine: &str, why: &str) {
+/// How much of a test this machine cannot run.
+enum Skipped {
+    /// All of it: it has not passed.
+    Whole,
+    /// One engine of several.
+    InPart,
+}
+
+/// Reports a skip to the test runner, which takes whole tests off what passed.
+fn skip(how: Skipped, engine: &str, why: &str) {
     static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
     let _guard = LOCK.get_or_init(Default::default).lock();
     let name = std::thread::current().name().unwrap_or("a relay test").to_owned();
-    eprintln!("SKIPPED {name}: {engine}: {why}");
+    let line = match how {
+        Skipped::Whole => format!("sluice::{name}: no {engine} here: {why}"),
+        Skipped::InPart => format!("a part of {name}: no {engine} here: {why}"),
+    };
+    eprintln!("SKIPPED {line}");
     if let Some(file) = std::env::var_os("SLUICE_SKIPS") {
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file).unwrap();
-        writeln!(file, "{name}: no {engine} here: {why}").unwrap();
+        writeln!(file, "{line}").unwrap();
     }
 }
 
