@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::duration;
 
 /// A named group of servers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -13,6 +16,10 @@ pub struct Backend {
     pub name: String,
     /// Addresses and ports, taken in turn.
     pub servers: Vec<SocketAddr>,
+    /// Connections to a server that plain HTTP requests have used are kept for the next ones for this long. 4 s: less
+    /// than the 5 s after which Node.js closes them, perhaps at the very moment at which a request is sent.
+    #[serde(default = "defaults::keep_alive", with = "duration")]
+    pub keep_alive: Duration,
     /// With it, TLS is spoken to every server, and its certificate is verified: there is no way around that.
     #[serde(default)]
     pub tls: Option<BackendTls>,
@@ -32,4 +39,12 @@ pub struct BackendTls {
     pub certificate: Option<PathBuf>,
     /// PEM file with its private key.
     pub key: Option<PathBuf>,
+}
+
+pub(super) mod defaults {
+    use std::time::Duration;
+
+    pub(in crate::config) fn keep_alive() -> Duration {
+        Duration::from_secs(4)
+    }
 }

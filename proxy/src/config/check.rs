@@ -105,6 +105,9 @@ impl Config {
         if self.limits.head_bytes > 64 * 1024 {
             return Some("limits.head_bytes is above 65536, the most that one hand-over message holds".into());
         }
+        if self.limits.http2_streams == 0 {
+            return Some("limits.http2_streams is 0, which refuses every HTTP/2 request: use http2 = false".into());
+        }
         if self.limits.header_count == 0 {
             return Some("limits.header_count is 0, which refuses every request".into());
         }

@@ -26,6 +26,14 @@ pub struct Timeouts {
     /// retried dial.
     #[serde(with = "duration")]
     pub handshake: Duration,
+    /// From a plain HTTP request sent to the backend, its body included, to the head of the answer. 120 s: a long poll
+    /// is answered when there is something to say, after 25 s at the latest with Socket.IO, 90 s with SignalR.
+    #[serde(with = "duration")]
+    pub http_response: Duration,
+    /// A client's HTTP connection without a request is closed after this long. 75 s: longer than the pauses of a person
+    /// who reads, and what NGINX does.
+    #[serde(with = "duration")]
+    pub keep_alive: Duration,
 }
 
 impl Default for Timeouts {
@@ -35,6 +43,8 @@ impl Default for Timeouts {
             dial: Duration::from_secs(3),
             response: Duration::from_secs(10),
             handshake: Duration::from_secs(30),
+            http_response: Duration::from_secs(120),
+            keep_alive: Duration::from_secs(75),
         }
     }
 }
@@ -52,10 +62,12 @@ pub struct Limits {
     pub response_body: usize,
     /// Connections at one time, established or not; 0: as many as the limit on open files allows.
     pub connections: u32,
+    /// Requests and WebSockets at one time on one HTTP/2 connection. 100: the least that RFC 9113 §6.5.2 recommends.
+    pub http2_streams: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_bytes: 16 * 1024, header_count: 100, response_body: 64 * 1024, connections: 0 }
+        Self { head_bytes: 16 * 1024, header_count: 100, response_body: 64 * 1024, connections: 0, http2_streams: 100 }
     }
 }

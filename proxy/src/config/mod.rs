@@ -22,7 +22,7 @@ pub use limits::{Limits, Timeouts};
 pub use listener::{Listener, Tls};
 pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
-pub use route::{NoOrigin, Route};
+pub use route::{HttpMode, NoOrigin, Route};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -105,15 +105,24 @@ impl Config {
     #[must_use]
     pub fn short(listen: Vec<SocketAddr>, servers: Vec<SocketAddr>) -> Self {
         Self {
-            listeners: listen.into_iter().map(|bind| Listener { bind, tls: None }).collect(),
+            listeners: listen
+                .into_iter()
+                .map(|bind| Listener { bind, tls: None, http2: listener::defaults::http2() })
+                .collect(),
             routes: vec![Route {
                 host: None,
                 path: route::defaults::path(),
                 origins: route::defaults::origins(),
                 no_origin: NoOrigin::default(),
+                http: HttpMode::default(),
                 backend: "default".into(),
             }],
-            backends: vec![Backend { name: "default".into(), servers, tls: None }],
+            backends: vec![Backend {
+                name: "default".into(),
+                servers,
+                keep_alive: backend::defaults::keep_alive(),
+                tls: None,
+            }],
             ..Self::default()
         }
     }

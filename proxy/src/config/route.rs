@@ -21,8 +21,24 @@ pub struct Route {
     /// Clients that send no Origin (programs, not browsers).
     #[serde(default)]
     pub no_origin: NoOrigin,
+    /// What becomes of requests that are no WebSocket handshake.
+    #[serde(default)]
+    pub http: HttpMode,
     /// The name of the backend.
     pub backend: String,
+}
+
+/// What becomes of requests that are no WebSocket handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpMode {
+    /// They are refused with 426. The default: what a backend serves beside its WebSockets is not published unasked.
+    #[default]
+    Reject,
+    /// They go to the same backend: for libraries that begin with, or fall back to, plain requests (Socket.IO, SignalR,
+    /// Phoenix). `origins` holds for them too, or it could be gone around; `no_origin` does not, since browsers send
+    /// no Origin with most requests to the same origin.
+    Forward,
 }
 
 /// What becomes of clients that send no Origin.

@@ -50,6 +50,13 @@ impl Admission {
         Some(Permit { all, _here: here })
     }
 
+    /// The same, if there is room now.
+    pub(super) fn try_permit(&self) -> Option<Permit> {
+        let here = self.here.clone().try_acquire_owned().ok()?;
+        let all = self.all.clone().try_acquire_owned().ok()?;
+        Some(Permit { all, _here: here })
+    }
+
     /// So many pairs of the keeper have ended.
     pub(super) fn closed(&self, count: usize) {
         let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);

@@ -76,7 +76,7 @@ fn listener(config: &Config, index: u16, tls: bool, fds: Vec<OwnedFd>) -> anyhow
     let socket = fds.next().context("a listener without its socket")?;
     let tls = match (tls_names, fds.next(), fds.next()) {
         (None, None, None) if !tls => None,
-        (Some(names), Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key, names)?),
+        (Some(names), Some(certificate), Some(key)) => Some(tls::acceptor(certificate, key, names, configured.http2)?),
         _ => bail!("listener {index}: the descriptors do not fit what it speaks"),
     };
     Ok(Listening { index, socket, tls })

@@ -1,4 +1,4 @@
-//! Pairs of which a TLS key is in this process: one task each moves their bytes.
+//! Pairs of which a TLS key or an HTTP/2 connection is in this process: one task each moves their bytes.
 //!
 //! An idle pair has no buffer of ours: bytes are read into a scratch space that all pairs of a thread share and
 //! written on at once; only what the receiver does not take is kept, and while something is kept its source is not
@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use proxy_common::layout::{Direction, PairCounters};
-use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::lane::{Budget, Lane, parts};
@@ -70,7 +70,9 @@ impl Drop for Place {
 pub(super) async fn begin(pair: Quiesced, mut place: Place, why_not: WhyNot, gate: &Arc<Gate>) -> io::Result<()> {
     let relay = &gate.config.relay;
     for stream in [&pair.client, &pair.backend] {
-        watch_for_death(stream.tcp(), relay.keepalive, relay.user_timeout)?;
+        if let Some(tcp) = stream.tcp() {
+            watch_for_death(tcp, relay.keepalive, relay.user_timeout)?;
+        }
     }
     // The place may have had another tenant.
     gate.stats.update_carried(&mut place.slot, |counters| *counters = PairCounters::ZERO);
@@ -254,8 +256,10 @@ impl Carry {
             Some(_) => {
                 let timeout = patrol.user_timeout();
                 let [client, backend] = &mut self.patient;
-                let client_waits = patience::look(self.client.tcp(), timeout, client);
-                let backend_waits = patience::look(self.backend.tcp(), timeout, backend);
+                let look =
+                    |stream: &Stream, patient| stream.tcp().is_some_and(|tcp| patience::look(tcp, timeout, patient));
+                let client_waits = look(&self.client, client);
+                let backend_waits = look(&self.backend, backend);
                 if !client_waits && !backend_waits {
                     self.patrol = None;
                     return;
@@ -266,11 +270,10 @@ impl Carry {
     }
 
     /// Sleeps until something wakes this task. A side that fails meanwhile is told if no direction would notice.
-    async fn woken(&self) -> Option<Side> {
+    async fn woken(&mut self) -> Option<Side> {
         let failure = async {
             let Some(side) = self.unwatched() else { return pending().await };
-            // An error of the event loop's own is one of the socket as well.
-            let _ = self.stream(side).tcp().ready(Interest::ERROR).await;
+            self.stream_mut(side).failed().await;
             Some(side)
         };
         let (mut failure, mut slept) = (pin!(failure), false);
@@ -294,10 +297,10 @@ impl Carry {
         (!self.to_client.reading() && !self.to_backend.blocked()).then_some(Side::Backend)
     }
 
-    const fn stream(&self, side: Side) -> &Stream {
+    const fn stream_mut(&mut self, side: Side) -> &mut Stream {
         match side {
-            Side::Client => &self.client,
-            Side::Backend => &self.backend,
+            Side::Client => &mut self.client,
+            Side::Backend => &mut self.backend,
         }
     }
 
@@ -324,8 +327,8 @@ impl Carry {
         }
         drop(place);
         let close = async |stream: Stream, told: bool| {
-            if told {
-                linger::close(stream.into_tcp()).await;
+            if let Some(tcp) = stream.into_tcp().filter(|_| told) {
+                linger::close(tcp).await;
             }
         };
         tokio::join!(close(client, told[0]), close(backend, told[1]));
@@ -341,8 +344,8 @@ impl Carry {
         };
         let delivered = async {
             poll_fn(|cx| lane.poll_rest(cx, source, receiver, stats, slot)).await;
-            // An RST discards what the socket has not sent yet, so it waits for that.
-            while unacknowledged(receiver.tcp()).is_ok_and(|bytes| bytes > 0) {
+            // An RST discards what the socket has not sent yet, so it waits for that. (A stream of HTTP/2 does so itself.)
+            while receiver.tcp().is_some_and(|tcp| unacknowledged(tcp).is_ok_and(|bytes| bytes > 0)) {
                 sleep(POLL).await;
             }
         };
@@ -350,7 +353,7 @@ impl Carry {
         let _ = timeout_at(Instant::now() + RESET_LINGER, delivered).await;
         for side in [Side::Client, Side::Backend].into_iter().filter(|side| !failed.told(*side)) {
             // Fails only on a socket that is already closed.
-            let _ = self.stream(side).tcp().set_zero_linger();
+            let _ = self.stream_mut(side).tcp().map(TcpStream::set_zero_linger);
         }
     }
 }

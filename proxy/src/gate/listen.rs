@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::net::SocketFlags;
 use tokio::io::Interest;
@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Gate;
 use super::admission::Permit;
-use super::session::{self, Accepted, Visit, after};
+use super::session::{self, Accepted, Visit, after, now_ms};
 use crate::sys::watch::watch;
 
 /// How long to wait when files are short: they come back as connections end, which nothing tells us of.
@@ -80,12 +80,11 @@ impl Port {
 
     fn visit(&self, gate: &Gate, client: SocketAddr, permit: Permit) -> Visit {
         let timeouts = &gate.config.timeouts;
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Visit {
             id: gate.next_id(),
             client,
             listener: self.index,
-            accepted_ms: epoch.as_millis() as u64,
+            accepted_ms: now_ms(),
             head_by: after(timeouts.head.min(timeouts.handshake)),
             done_by: after(timeouts.handshake),
             permit,

@@ -10,12 +10,16 @@ mod carrier;
 mod carry;
 mod control;
 mod exchange;
+mod forward;
+mod front;
 mod handover;
 mod handshake;
+mod http2;
 mod kept;
 mod linger;
 mod listen;
 mod policy;
+mod pool;
 mod refusal;
 mod session;
 mod slots;
@@ -44,11 +48,13 @@ use self::carry::Patrol;
 use self::control::{Control, Receiver};
 use self::listen::Port;
 use self::policy::Routes;
+use self::pool::Pool;
 use self::refusal::{Outcome, Refusal};
 use self::session::Note;
 use self::slots::Slots;
 use self::stream::Stream;
 use self::tls::{Arming, Connector};
+use self::upstream::Failure;
 use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
 use crate::handoff::{ConnId, Engine, ToGate, ToKeeper, WhyNot};
@@ -72,6 +78,7 @@ struct Gate {
     patrol: Patrol,
     arming: Arming,
     admission: Admission,
+    pool: Pool,
     last_id: AtomicU64,
 }
 
@@ -134,6 +141,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         patrol: Patrol::new(hello.config.relay.user_timeout),
         arming: arming(hello.ktls, &hello.config.relay),
         admission,
+        pool: Pool::default(),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
         config: hello.config,
@@ -146,6 +154,8 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     }
     let patrolled = gate.clone();
     tasks.spawn(async move { patrolled.patrol.walk().await });
+    let pooled = gate.clone();
+    tasks.spawn(async move { pooled.pool.walk().await });
     let (snapshots, requests) = Snapshots::new();
     tasks.spawn(ask_for_snapshots(control.clone(), requests));
     if let Some(socket) = admin {
@@ -216,24 +226,42 @@ impl Gate {
         self.config.backends.get(usize::from(backend))?.servers.get(usize::from(server)).copied()
     }
 
-    /// Connects to a server of a backend: the next in turn, and the others as long as dials fail.
+    /// The order in which a request tries a backend's servers.
+    fn turn(&self, backend: u16) -> impl Iterator<Item = u16> + use<> {
+        let turn = self.upstreams.get(usize::from(backend)).map(|upstream| upstream.turns.turn());
+        turn.into_iter().flatten().filter_map(|server| u16::try_from(server).ok())
+    }
+
+    /// Logs that a server is passed over. Returns what it would mean if it was the last.
+    fn passed_over(&self, backend: u16, server: u16, id: ConnId, failure: &Failure) -> Refusal {
+        let name = self.config.backends.get(usize::from(backend)).map(|backend| &backend.name);
+        let server = self.server(backend, server);
+        tracing::info!(conn = %id, backend = name, ?server, %failure, "dial failed");
+        failure.refusal
+    }
+
+    /// Connects to a server.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    async fn connect(&self, backend: u16, server: u16) -> Result<Stream, Failure> {
+        let (Some(upstream), Some(address)) = (self.upstreams.get(usize::from(backend)), self.server(backend, server))
+        else {
+            return Err(Refusal::Internal.into());
+        };
+        upstream::dial(address, upstream.tls.as_ref(), &self.arming, self.config.timeouts.dial).await
+    }
+
+    /// Connects to a server of a backend.
     ///
     /// # Errors
     /// What the last dial said.
     async fn dial(&self, backend: u16, id: ConnId) -> Result<(u16, Stream), Refusal> {
-        let index = usize::from(backend);
-        let (Some(upstream), Some(configured)) = (self.upstreams.get(index), self.config.backends.get(index)) else {
-            return Err(Refusal::Internal);
-        };
         let mut last = Refusal::BackendUnreachable;
-        for server in upstream.turns.turn() {
-            let Some(address) = configured.servers.get(server) else { continue };
-            match upstream::dial(*address, upstream.tls.as_ref(), &self.arming, self.config.timeouts.dial).await {
-                Ok(stream) => return Ok((server as u16, stream)),
-                Err(failure) => {
-                    tracing::info!(conn = %id, backend = configured.name, server = %address, %failure, "dial failed");
-                    last = failure.refusal;
-                }
+        for server in self.turn(backend) {
+            match self.connect(backend, server).await {
+                Ok(stream) => return Ok((server, stream)),
+                Err(failure) => last = self.passed_over(backend, server, id, &failure),
             }
         }
         Err(last)

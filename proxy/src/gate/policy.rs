@@ -1,8 +1,8 @@
 //! Who may go where: routes by host and path, and which origins they admit. Pure.
 
-use crate::config::{Config, NoOrigin, Origin, OriginRule, Route};
+use crate::config::{Config, HttpMode, NoOrigin, Origin, OriginRule, Route};
 
-use super::handshake::{Caller, Opening, PlainPath};
+use super::handshake::{Caller, Opening, Plain, PlainPath};
 use super::refusal::Refusal;
 
 /// The routes, in the order in which they are tried.
@@ -19,6 +19,7 @@ struct Entry {
     path: PlainPath,
     origins: Vec<OriginRule>,
     no_origin: NoOrigin,
+    http: HttpMode,
 }
 
 enum HostRule {
@@ -86,15 +87,35 @@ impl Routes {
         Ok(Self { entries })
     }
 
-    /// Which way a request goes.
+    /// Which way a WebSocket handshake goes.
     ///
     /// # Errors
     /// No route serves it, or the route does not admit the page it comes from.
     pub(super) fn admit(&self, opening: &Opening) -> Result<Way, Refusal> {
-        let serves = |entry: &&Entry| entry.host.matches(&opening.host) && opening.path.is_below(&entry.path);
-        let entry = self.entries.iter().find(serves).ok_or(Refusal::NoRoute)?;
-        entry.admits(opening)?;
-        Ok(Way { route: entry.index, backend: entry.backend })
+        let entry = self.find(&opening.host, &opening.path).ok_or(Refusal::NoRoute)?;
+        entry.admits(&opening.caller, &opening.own_origin, entry.no_origin)?;
+        Ok(entry.way())
+    }
+
+    /// Which way a plain HTTP request goes; `None` if none that serves it takes plain HTTP.
+    ///
+    /// # Errors
+    /// The route does not admit the page it comes from.
+    pub(super) fn admit_plain(&self, plain: &Plain) -> Result<Option<Way>, Refusal> {
+        let Some(entry) = self.find(&plain.host, &plain.path).filter(|entry| entry.http == HttpMode::Forward) else {
+            return Ok(None);
+        };
+        entry.admits(&plain.caller, &plain.own_origin, NoOrigin::Allow)?;
+        Ok(Some(entry.way()))
+    }
+
+    /// Whether any route takes plain HTTP.
+    pub(super) fn take_plain(&self) -> bool {
+        self.entries.iter().any(|entry| entry.http == HttpMode::Forward)
+    }
+
+    fn find(&self, host: &str, path: &PlainPath) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.host.matches(host) && path.is_below(&entry.path))
     }
 }
 
@@ -110,18 +131,23 @@ fn entry(config: &Config, index: usize, route: &Route) -> anyhow::Result<Entry> 
         path,
         origins: route.origins.clone(),
         no_origin: route.no_origin,
+        http: route.http,
     })
 }
 
 impl Entry {
-    fn admits(&self, opening: &Opening) -> Result<(), Refusal> {
-        match (&opening.caller, self.no_origin) {
+    fn way(&self) -> Way {
+        Way { route: self.index, backend: self.backend }
+    }
+
+    fn admits(&self, caller: &Caller, own: &Origin, no_origin: NoOrigin) -> Result<(), Refusal> {
+        match (caller, no_origin) {
             (Caller::None, NoOrigin::Allow) => Ok(()),
             (Caller::None, NoOrigin::Deny) => Err(Refusal::OriginMissing),
             // Sandboxed pages of anybody are `null`: to admit it would be to admit everybody.
             (Caller::Opaque, _) => Err(Refusal::OriginDenied),
             (Caller::Origin(origin), _) => {
-                let admitted = self.origins.iter().any(|rule| matches(rule, origin, &opening.own_origin));
+                let admitted = self.origins.iter().any(|rule| matches(rule, origin, own));
                 if admitted { Ok(()) } else { Err(Refusal::OriginDenied) }
             }
         }

@@ -161,6 +161,13 @@ refusals! {
     /// The backend ended the TLS session with an alert: it wants another certificate of ours, for one.
     BackendAlert: 45, BAD_GATEWAY, "tls_alert_received", "backend-tls-alert",
         "the backend refused the TLS session";
+    /// The end of a request's body can be told in two ways, or has a coding that would have to be passed on
+    /// (RFC 9112 section 6).
+    Framing: 46, BAD_REQUEST, "http_request_error", "framing",
+        "the length of the request's body is not told as RFC 9112 section 6 wants it";
+    /// An extended CONNECT that asks for another protocol than WebSocket (RFC 8441 section 4).
+    Protocol: 47, NOT_IMPLEMENTED, "http_request_error", "protocol",
+        "this server knows no other protocol for CONNECT than websocket";
 }
 
 /// How a handshake ended, for the counters.
@@ -174,13 +181,15 @@ pub(super) enum Outcome {
     ClientGone,
     /// The TLS handshake failed: nothing to answer in.
     TlsFailed,
+    /// A plain HTTP request has been answered by the backend.
+    Forwarded,
     /// We said no.
     Refused(Refusal),
 }
 
 impl Outcome {
     /// Those that are no refusals.
-    const OTHERS: [Self; 4] = [Self::Upgraded, Self::BackendAnswer, Self::ClientGone, Self::TlsFailed];
+    const OTHERS: [Self; 5] = [Self::Upgraded, Self::BackendAnswer, Self::ClientGone, Self::TlsFailed, Self::Forwarded];
 
     /// The place in the shared counters, below [`RESULTS`].
     pub(super) const fn index(self) -> usize {
@@ -189,6 +198,7 @@ impl Outcome {
             Self::BackendAnswer => 1,
             Self::ClientGone => 2,
             Self::TlsFailed => 3,
+            Self::Forwarded => 4,
             Self::Refused(refusal) => refusal.index(),
         }
     }
@@ -200,6 +210,7 @@ impl Outcome {
             Self::BackendAnswer => ("refused", "backend-answer"),
             Self::ClientGone => ("failed", "client-gone"),
             Self::TlsFailed => ("failed", "tls"),
+            Self::Forwarded => ("forwarded", "none"),
             Self::Refused(refusal) if refusal.status().is_server_error() => ("failed", refusal.reason()),
             Self::Refused(refusal) => ("refused", refusal.reason()),
         }

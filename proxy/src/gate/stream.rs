@@ -1,13 +1,15 @@
-//! A connection to a client or to a backend, plain or behind TLS.
+//! A connection to a client or to a backend: plain, behind TLS, or a part of one that is shared.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::handshake::Scheme;
+use super::http2::Tunnel;
 use super::tls::{KernelTls, UserTls};
 use crate::handoff::WhyNot;
 use crate::ktls::Leg;
@@ -20,6 +22,8 @@ pub(super) enum Stream {
     Kernel(Box<KernelTls>),
     /// TLS whose keys are in this process, and why.
     User(Box<UserTls>, WhyNot),
+    /// One stream of a client's HTTP/2 connection.
+    Http2(Box<Tunnel>),
 }
 
 /// Who holds a connection's keys, which says who can carry it.
@@ -50,31 +54,45 @@ impl Stream {
             Self::Plain(_) => Keys::None,
             Self::Kernel(_) => Keys::Kernel,
             Self::User(_, why) => Keys::User(*why),
+            Self::Http2(_) => Keys::User(WhyNot::Http2),
         }
     }
 
-    /// The TCP connection below.
-    pub(super) fn tcp(&self) -> &TcpStream {
+    /// The TCP connection below, if it is this stream's alone.
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(tcp) => tcp,
-            Self::Kernel(tls) => tls.tcp(),
-            Self::User(tls, _) => tls.tcp(),
+            Self::Plain(tcp) => Some(tcp),
+            Self::Kernel(tls) => Some(tls.tcp()),
+            Self::User(tls, _) => Some(tls.tcp()),
+            Self::Http2(_) => None,
         }
     }
 
     /// The same, without what is above it.
-    pub(super) fn into_tcp(self) -> TcpStream {
+    pub(super) fn into_tcp(self) -> Option<TcpStream> {
         match self {
-            Self::Plain(tcp) => tcp,
-            Self::Kernel(tls) => tls.into_tcp(),
-            Self::User(tls, _) => tls.into_tcp(),
+            Self::Plain(tcp) => Some(tcp),
+            Self::Kernel(tls) => Some(tls.into_tcp()),
+            Self::User(tls, _) => Some(tls.into_tcp()),
+            Self::Http2(_) => None,
+        }
+    }
+
+    /// Waits until the other end has reset, while nothing is read or written. Cancel safe.
+    pub(super) async fn failed(&mut self) {
+        if let Self::Http2(tunnel) = self {
+            return poll_fn(|cx| tunnel.poll_reset(cx)).await;
+        }
+        if let Some(tcp) = self.tcp() {
+            // An error of the event loop's own is one of the socket as well.
+            let _ = tcp.ready(Interest::ERROR).await;
         }
     }
 
     /// The connection is about to be ended: a worn TLS key is still good for the last frames.
     pub(super) fn allow_last_words(&mut self) {
         match self {
-            Self::Plain(_) => {}
+            Self::Plain(_) | Self::Http2(_) => {}
             Self::Kernel(tls) => tls.allow_last_words(),
             Self::User(tls, _) => tls.allow_last_words(),
         }
@@ -88,7 +106,9 @@ impl Stream {
         match self {
             Self::Plain(tcp) => Ok((tcp.into_std()?, None)),
             Self::Kernel(tls) => tls.into_parts().map(|(tcp, leg)| (tcp, Some(leg))),
-            Self::User(..) => Err(io::Error::other("a TLS session of this process cannot be handed over")),
+            Self::User(..) | Self::Http2(_) => {
+                Err(io::Error::other("what this process must carry cannot be handed over"))
+            }
         }
     }
 }
@@ -99,6 +119,7 @@ impl AsyncRead for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Self::Kernel(tls) => Pin::new(tls).poll_read(cx, buffer),
             Self::User(tls, _) => Pin::new(tls).poll_read(cx, buffer),
+            Self::Http2(tunnel) => Pin::new(tunnel).poll_read(cx, buffer),
         }
     }
 }
@@ -109,6 +130,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Kernel(tls) => Pin::new(tls).poll_write(cx, bytes),
             Self::User(tls, _) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Http2(tunnel) => Pin::new(tunnel).poll_write(cx, bytes),
         }
     }
 
@@ -121,6 +143,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Self::Kernel(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
             Self::User(tls, _) => Pin::new(tls).poll_write_vectored(cx, slices),
+            Self::Http2(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, slices),
         }
     }
 
@@ -129,6 +152,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => tcp.is_write_vectored(),
             Self::Kernel(tls) => tls.is_write_vectored(),
             Self::User(tls, _) => tls.is_write_vectored(),
+            Self::Http2(tunnel) => tunnel.is_write_vectored(),
         }
     }
 
@@ -137,6 +161,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Kernel(tls) => Pin::new(tls).poll_flush(cx),
             Self::User(tls, _) => Pin::new(tls).poll_flush(cx),
+            Self::Http2(tunnel) => Pin::new(tunnel).poll_flush(cx),
         }
     }
 
@@ -146,6 +171,7 @@ impl AsyncWrite for Stream {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Kernel(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::User(tls, _) => Pin::new(tls).poll_shutdown(cx),
+            Self::Http2(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
         }
     }
 }

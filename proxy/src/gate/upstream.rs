@@ -23,7 +23,8 @@ use super::stream::Stream;
 use super::tls::{self, Arming, Connector};
 use crate::config::Limits;
 
-type Connection = http1::Connection<TokioIo<Stream>, Empty<Bytes>>;
+/// A connection that hyper speaks on, as long as somebody polls it.
+pub(super) type Connection<B> = http1::Connection<TokioIo<Stream>, B>;
 
 /// What a backend says to a handshake.
 pub(super) enum Answer {
@@ -122,14 +123,27 @@ pub(super) async fn ask(
     timeout_at(deadline, exchange(stream, request, limits)).await.map_err(|_| Refusal::ResponseTimeout)?
 }
 
-async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Failure> {
-    let (mut sender, mut connection) = http1::Builder::new()
+/// Begins to speak HTTP/1.1 on a connection.
+///
+/// # Errors
+/// hyper's own; none is known.
+pub(super) async fn begin<B>(stream: Stream, limits: &Limits) -> Result<(http1::SendRequest<B>, Connection<B>), Failure>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    http1::Builder::new()
         .max_headers(limits.header_count)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(broken)?;
+        .map_err(broken)
+}
+
+async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Failure> {
+    let (mut sender, mut connection) = begin(stream, limits).await?;
     let response = {
         let mut answer = pin!(sender.send_request(request));
         let mut closed = false;
@@ -150,14 +164,15 @@ async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limit
     Ok(Answer::Other(response.map(|body| Bounded { body, connection: Some(Box::new(connection)), left, cut: Cut::No })))
 }
 
-async fn switched(response: Response<Incoming>, mut connection: Connection) -> Result<Switched, Failure> {
+async fn switched(response: Response<Incoming>, mut connection: Connection<Empty<Bytes>>) -> Result<Switched, Failure> {
     // Ends as soon as hyper has seen the 101: the head is read, and nothing is left to write.
     poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(broken)?;
     let parts = connection.into_parts();
     Ok(Switched { head: response.into_parts().0, io: parts.io.into_inner(), read_ahead: parts.read_buf })
 }
 
-fn broken(error: hyper::Error) -> Failure {
+/// What it means that a backend's connection failed with this error.
+pub(super) fn broken(error: hyper::Error) -> Failure {
     // When the connection broke before the request was written, the error says so and the cause is behind it.
     let causes = || causes(Some(&error));
     let is = |kind: fn(&hyper::Error) -> bool| causes().filter_map(|cause| cause.downcast_ref()).any(kind);
@@ -181,7 +196,7 @@ fn broken(error: hyper::Error) -> Failure {
 pub(super) struct Bounded {
     body: Incoming,
     /// Until it has ended.
-    connection: Option<Box<Connection>>,
+    connection: Option<Box<Connection<Empty<Bytes>>>>,
     left: usize,
     cut: Cut,
 }

@@ -70,6 +70,8 @@ pub enum WhyNot {
     KtlsSuite,
     /// The kernel refused this pair's sockets.
     InsertFailed,
+    /// The client speaks HTTP/2: its connection is not this pair's alone.
+    Http2,
 }
 
 impl WhyNot {
@@ -85,6 +87,7 @@ impl WhyNot {
             Self::NoKtls => "no-ktls",
             Self::KtlsSuite => "ktls-suite",
             Self::InsertFailed => "insert-failed",
+            Self::Http2 => "http2",
         }
     }
 }

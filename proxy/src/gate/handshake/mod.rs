@@ -1,13 +1,17 @@
 //! The WebSocket handshake, judged: heads in, verdicts out. No socket, no clock.
 //!
 //! * [`Opening`]: what a client's request says, once RFC 6455 §4.2.1 has found nothing wrong with it.
+//! * [`Plain`]: what a request that is none says, once it is found to have one reading only.
+//! * [`http2`]: the same requests over HTTP/2.
 //! * [`forward`]: which headers pass, and which are ours.
 //! * [`check_switch`]: what a backend's 101 is worth (RFC 6455 §4.1, the client's part).
 
 mod answer;
 pub(super) mod forward;
 mod grammar;
+pub(super) mod http2;
 mod path;
+mod plain;
 mod request;
 
 #[cfg(test)]
@@ -15,4 +19,5 @@ mod tests;
 
 pub(super) use answer::check_switch;
 pub(super) use path::PlainPath;
-pub(super) use request::{Caller, Opening, Scheme};
+pub(super) use plain::{Plain, asks_for_websocket};
+pub(super) use request::{Caller, Opening, Scheme, key};

@@ -100,7 +100,7 @@ impl Opening {
         let hop_by_hop = forward::named_hop_by_hop(&connection);
         version(headers)?;
         Ok(Self {
-            key: key(headers)?,
+            key: key_of(headers)?,
             protocols: protocols(headers)?,
             extensions: extensions(headers)?,
             caller: caller(headers)?,
@@ -114,7 +114,7 @@ impl Opening {
 
 /// Exactly one Host, and none other in the target (RFC 9112 §3.2.2 lets the target win; two that differ are how
 /// requests are smuggled past a check, so they are refused).
-fn host(head: &Parts, scheme: Scheme) -> Result<(String, Origin), Refusal> {
+pub(super) fn host(head: &Parts, scheme: Scheme) -> Result<(String, Origin), Refusal> {
     let value = grammar::only(&head.headers, HOST).map_err(|_| Refusal::Host)?;
     let text = value.to_str().map_err(|_| Refusal::Host)?;
     let (name, _) = split_authority(text).map_err(|_| Refusal::Host)?;
@@ -139,7 +139,13 @@ fn version(headers: &HeaderMap) -> Result<(), Refusal> {
     if value.as_bytes() == b"13" { Ok(()) } else { Err(Refusal::Version) }
 }
 
-fn key(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+/// A Sec-WebSocket-Key of these random bytes.
+pub(in crate::gate) fn key(nonce: [u8; 16]) -> HeaderValue {
+    // Base64 is printable ASCII.
+    HeaderValue::try_from(BASE64.encode(nonce)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+fn key_of(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
     let value = grammar::only(headers, SEC_WEBSOCKET_KEY).map_err(|_| Refusal::Key)?;
     let decoded = BASE64.decode(value.as_bytes()).map_err(|_| Refusal::Key)?;
     if decoded.len() == 16 { Ok(value.clone()) } else { Err(Refusal::Key) }
@@ -158,7 +164,7 @@ fn extensions(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     if empty { Err(Refusal::Extension) } else { Ok(owned(&offered)) }
 }
 
-fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
+pub(super) fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
     match grammar::only(headers, ORIGIN) {
         Err(0) => Ok(Caller::None),
         Err(_) => Err(Refusal::Origins),

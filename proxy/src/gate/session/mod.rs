@@ -2,21 +2,25 @@
 //!
 //! [`states`] has a type for every state; this file runs through them and deals with every way out.
 
+mod client;
 mod states;
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-pub(super) use states::{Accepted, Note, Quiesced, Visit};
-use states::{Stopped, Up};
+pub(super) use client::Client;
+pub(super) use states::{Accepted, Asked, Note, Quiesced, Visit, now_ms};
+use states::{Judged, Stopped, Up};
 
-use super::exchange::{self, AnswerBody, Exchange};
+use super::exchange;
+use super::http2::{self, PREFACE};
 use super::refusal::{Outcome, Refusal};
 use super::stream::Stream;
-use super::tls::{self, NoSession};
+use super::tls::{self, NoSession, Secured};
 use super::{Gate, linger};
 use crate::handoff::ConnId;
 
@@ -35,20 +39,57 @@ pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcce
     let visit = &accepted.visit;
     tracing::debug!(conn = %visit.id, client = %visit.client, listener = visit.listener, "accepted");
     let up = match tls {
-        None => Some(Up { visit: accepted.visit, stream: Stream::Plain(accepted.stream) }),
+        None => begin(&gate, accepted).await,
         Some(acceptor) => secure(&gate, accepted, &acceptor).await,
     };
-    if let Some(up) = up {
-        live(&gate, up).await;
+    match up {
+        None => {}
+        Some((up, Speaks::Http1)) => live(&gate, up).await,
+        Some((Up { visit, stream, front }, Speaks::Http2)) => http2::serve(gate, visit, stream, front).await,
     }
 }
 
-async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<Up> {
+/// What a client speaks.
+enum Speaks {
+    Http1,
+    Http2,
+}
+
+/// Finds out what a client without TLS speaks, by its first bytes (RFC 9113 §3.3).
+async fn begin(gate: &Gate, accepted: Accepted) -> Option<(Up, Speaks)> {
+    let Accepted { visit, mut stream } = accepted;
+    let either = gate.config.listeners.get(usize::from(visit.listener)).is_some_and(|listener| listener.http2);
+    if !either {
+        return Some((Up { visit, stream: Stream::Plain(stream), front: Bytes::new() }, Speaks::Http1));
+    }
+    let (mut front, mut got) = ([0; PREFACE.len()], 0);
+    let read = async {
+        while got < PREFACE.len() && PREFACE.starts_with(&front[..got]) {
+            match stream.read(&mut front[got..]).await? {
+                0 => break,
+                more => got += more,
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    // What has gone wrong, or is late, is found so by the HTTP/1.1 library as well.
+    let _ = timeout_at(visit.head_by, read).await;
+    let speaks = if front[..got] == *PREFACE { Speaks::Http2 } else { Speaks::Http1 };
+    let front = Bytes::copy_from_slice(&front[..got]);
+    Some((Up { visit, stream: Stream::Plain(stream), front }, speaks))
+}
+
+async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<(Up, Speaks)> {
     let Accepted { visit, stream } = accepted;
     let note = visit.note();
     let session = timeout_at(visit.head_by, tls::accept(stream, acceptor, &gate.arming)).await;
     match session {
-        Ok(Ok(stream)) => return Some(Up { visit, stream }),
+        Ok(Ok(Secured { stream, http2 })) => {
+            return Some((
+                Up { visit, stream, front: Bytes::new() },
+                if http2 { Speaks::Http2 } else { Speaks::Http1 },
+            ));
+        }
         Ok(Err(NoSession::Gone)) => gate.conclude(&note, Outcome::ClientGone),
         Ok(Err(NoSession::Failed(error, stream))) => {
             tracing::debug!(conn = %note.id, %error, "no TLS session");
@@ -67,26 +108,52 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Opti
 async fn live(gate: &Arc<Gate>, up: Up) {
     // The permit travels on with the pair; what the log needs of the visit stays.
     let note = up.visit.note();
-    let Err(stopped) = steps(gate, up).await else { return gate.conclude(&note, Outcome::Upgraded) };
-    gate.conclude(&note, stopped.outcome());
-    match stopped {
-        Stopped::Gone | Stopped::Lost(_) => {}
-        Stopped::Unread(stream, refusal, _permit) => answer_unread(stream, refusal, note.id).await,
-        Stopped::Refused(exchange, refusal, _permit) => {
-            answer(exchange, exchange::whole(refusal.answer(note.id))).await;
+    let stopped = match up.read_head(gate).await {
+        Err(stopped) => Err(stopped),
+        Ok(asked) => requests(gate, asked).await,
+    };
+    conclude(gate, &note, stopped).await;
+}
+
+/// Takes one request over HTTP/2 through its states. Without a visit there is no room for it.
+pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Asked) {
+    let note = match &visit {
+        Ok(visit) => visit.note(),
+        Err(note) => *note,
+    };
+    let stopped = match visit {
+        Err(_) => Err(Stopped::Refused(asked.client, Refusal::Full, None)),
+        Ok(visit) => match asked.over_http2(visit) {
+            Ok(asked) => requests(&gate, asked).await,
+            Err(stopped) => Err(stopped),
+        },
+    };
+    conclude(&gate, &note, stopped).await;
+}
+
+/// Deals with a request, and with those behind it on the same connection, until one becomes a pair or is the last.
+async fn requests(gate: &Arc<Gate>, mut asked: states::HeadRead) -> Result<(), Stopped> {
+    loop {
+        asked = match asked.judge(gate)? {
+            Judged::Handshake(admitted) => {
+                return admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await;
+            }
+            Judged::Plain(plain) => plain.forward(gate).await?.next(gate).await?,
         }
-        Stopped::Answered(exchange, response, _permit) => answer(exchange, *response).await,
     }
 }
 
-async fn steps(gate: &Arc<Gate>, up: Up) -> Result<(), Stopped> {
-    let admitted = up.read_head(gate).await?.admit(gate)?;
-    admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await
-}
-
-async fn answer(exchange: Exchange<Stream>, response: http::Response<AnswerBody>) {
-    if let Ok(finished) = exchange.answer(response, after(ANSWER_PATIENCE)).await {
-        linger::close(finished.io).await;
+async fn conclude(gate: &Gate, note: &Note, stopped: Result<(), Stopped>) {
+    let Err(stopped) = stopped else { return gate.conclude(note, Outcome::Upgraded) };
+    if let Some(outcome) = stopped.outcome() {
+        gate.conclude(note, outcome);
+    }
+    match stopped {
+        Stopped::Gone | Stopped::Lost(_) | Stopped::Done(None, _) => {}
+        Stopped::Done(Some(stream), _permit) | Stopped::Told(stream, _, _permit) => linger::close(stream).await,
+        Stopped::Unread(stream, refusal, _permit) => answer_unread(stream, refusal, note.id).await,
+        Stopped::Refused(client, refusal, _permit) => client.answer(exchange::whole(refusal.answer(note.id))).await,
+        Stopped::Answered(client, response, _permit) => client.answer(*response).await,
     }
 }
 

@@ -1,29 +1,33 @@
 //! A type per state of a connection; each is made only by the one before it.
 //!
-//! `Accepted → Up → HeadRead → Admitted → Dialled → Upgraded → Quiesced → Relayed`
+//! `Accepted → Up → HeadRead → Admitted → Dialled → Upgraded → Quiesced → Relayed`, and for a request that is no
+//! WebSocket handshake `HeadRead → Plain → Replied`, from where the next one's HeadRead follows.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Empty;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Empty};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::after;
-use crate::gate::Gate;
+use super::{Client, after};
 use crate::gate::admission::Permit;
 use crate::gate::carrier::Carrier;
-use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest};
-use crate::gate::handshake::{Opening, check_switch, forward};
+use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest, Patience};
+use crate::gate::handshake::{self, Opening, Scheme, check_switch, forward as headers, http2};
 use crate::gate::policy::Way;
+use crate::gate::pool::RequestBody;
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
 use crate::gate::stream::{Keys, Stream};
 use crate::gate::upstream::{self, Answer, Switched};
-use crate::handoff::{ConnId, Facts, MAX_LEFTOVER};
+use crate::gate::{Gate, forward};
+use crate::handoff::{ConnId, Facts, MAX_LEFTOVER, WhyNot};
 
 /// What is known of a connection from its accept on.
 pub(in crate::gate) struct Visit {
@@ -40,6 +44,7 @@ pub(in crate::gate) struct Visit {
 }
 
 /// What a log line says of a connection.
+#[derive(Clone, Copy)]
 pub(in crate::gate) struct Note {
     pub(in crate::gate) id: ConnId,
     pub(in crate::gate) client: SocketAddr,
@@ -50,6 +55,30 @@ impl Visit {
     pub(in crate::gate) fn note(&self) -> Note {
         Note { id: self.id, client: self.client, listener: self.listener }
     }
+
+    /// That of one stream of this connection, which is a connection of its own to all that comes behind.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub(in crate::gate) fn stream(&self, gate: &Gate) -> Result<Self, Note> {
+        let note = Note { id: gate.next_id(), ..self.note() };
+        let permit = gate.admission.try_permit().ok_or(note)?;
+        let now = Instant::now();
+        Ok(Self {
+            id: note.id,
+            client: self.client,
+            listener: self.listener,
+            accepted_ms: now_ms(),
+            head_by: now,
+            done_by: after(gate.config.timeouts.handshake),
+            permit,
+        })
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(in crate::gate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// A connection that the kernel has accepted.
@@ -62,25 +91,64 @@ pub(in crate::gate) struct Accepted {
 pub(super) struct Up {
     pub(super) visit: Visit,
     pub(super) stream: Stream,
+    /// What has been read from it already.
+    pub(super) front: Bytes,
+}
+
+/// A request as it came over HTTP/2.
+pub(in crate::gate) struct Asked {
+    pub(in crate::gate) client: Client,
+    pub(in crate::gate) head: http::request::Parts,
+    /// What the connection speaks below HTTP/2.
+    pub(in crate::gate) scheme: Scheme,
 }
 
 /// A client whose request head is complete.
 pub(super) struct HeadRead {
     visit: Visit,
-    exchange: Exchange<Stream>,
-    /// Who holds the keys of the client's side.
+    client: Client,
+    /// Who can carry the client's side.
     keys: Keys,
+    scheme: Scheme,
     head: http::request::Parts,
+}
+
+/// What a request is.
+pub(super) enum Judged {
+    /// A WebSocket handshake that may enter.
+    Handshake(Admitted),
+    /// Plain HTTP for a route that takes it.
+    Plain(Box<Plain>),
 }
 
 /// A request that is a WebSocket handshake and may enter.
 pub(super) struct Admitted {
     visit: Visit,
-    exchange: Exchange<Stream>,
+    client: Client,
     keys: Keys,
     opening: Opening,
     request: Request<Empty<Bytes>>,
     way: Way,
+}
+
+/// A request that is none, and may go on to a backend.
+pub(super) struct Plain {
+    visit: Visit,
+    client: Client,
+    keys: Keys,
+    scheme: Scheme,
+    request: Request<RequestBody>,
+    way: Way,
+    last: bool,
+}
+
+/// A plain request with the backend's answer.
+pub(super) struct Replied {
+    visit: Visit,
+    client: Client,
+    keys: Keys,
+    scheme: Scheme,
+    response: Response<AnswerBody>,
 }
 
 /// A request with a connection to a server that can answer it.
@@ -93,7 +161,7 @@ pub(super) struct Dialled {
 /// A backend that has agreed; the client does not know it yet.
 pub(super) struct Upgraded {
     visit: Visit,
-    exchange: Exchange<Stream>,
+    client: Client,
     way: Way,
     server: u16,
     backend: Switched,
@@ -122,57 +190,172 @@ pub(super) struct Placed {
 pub(super) enum Stopped {
     /// The client went away.
     Gone,
+    /// The client is done, behind plain requests that were answered; its connection, if it is this client's alone.
+    Done(Option<Stream>, Permit),
     /// It failed after the 101: nothing can be said any more.
     Lost(Refusal),
     /// Refused before the HTTP library had a request to answer.
     Unread(Stream, Refusal, Permit),
+    /// Refused by the HTTP library itself, behind plain requests that were answered.
+    Told(Stream, Refusal, Permit),
     /// Refused.
-    Refused(Exchange<Stream>, Refusal, Permit),
+    Refused(Client, Refusal, Option<Permit>),
     /// The backend's own answer goes to the client.
-    Answered(Exchange<Stream>, Box<Response<AnswerBody>>, Permit),
+    Answered(Client, Box<Response<AnswerBody>>, Permit),
 }
 
 impl Stopped {
-    pub(super) fn outcome(&self) -> Outcome {
+    /// What is counted; `None` if everything has been.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Gone => Outcome::ClientGone,
-            Self::Answered(..) => Outcome::BackendAnswer,
-            Self::Lost(refusal) | Self::Unread(_, refusal, _) | Self::Refused(_, refusal, _) => {
-                Outcome::Refused(*refusal)
-            }
+            Self::Gone => Some(Outcome::ClientGone),
+            Self::Done(..) => None,
+            Self::Answered(..) => Some(Outcome::BackendAnswer),
+            Self::Lost(refusal)
+            | Self::Unread(_, refusal, _)
+            | Self::Told(_, refusal, _)
+            | Self::Refused(_, refusal, _) => Some(Outcome::Refused(*refusal)),
         }
     }
 }
 
 impl Up {
     pub(super) async fn read_head(self, gate: &Gate) -> Result<HeadRead, Stopped> {
-        let Self { visit, stream } = self;
+        let Self { visit, stream, front } = self;
         let keys = stream.keys();
-        match Exchange::new(stream, &gate.config.limits).read_head(visit.head_by).await {
-            Ok((exchange, head)) => Ok(HeadRead { visit, exchange, keys, head }),
-            Err(NoRequest::Gone) => Err(Stopped::Gone),
-            Err(NoRequest::Refused(stream, refusal)) => Err(Stopped::Unread(stream, refusal, visit.permit)),
+        match Exchange::new(stream, front, &gate.config.limits).read_head(visit.head_by).await {
+            Ok((exchange, head)) => {
+                Ok(HeadRead { visit, client: Client::Http1(exchange), keys, scheme: keys.scheme(), head })
+            }
+            Err(no_request) => Err(unread(no_request, visit.permit)),
+        }
+    }
+}
+
+fn unread(why: NoRequest<Stream>, permit: Permit) -> Stopped {
+    match why {
+        NoRequest::Gone => Stopped::Gone,
+        NoRequest::Done(stream) => Stopped::Done(Some(stream), permit),
+        NoRequest::Answered(stream, refusal) => Stopped::Told(stream, refusal, permit),
+        NoRequest::Refused(stream, refusal) => Stopped::Unread(stream, refusal, permit),
+    }
+}
+
+impl Asked {
+    /// The request as it would have come over HTTP/1.1.
+    pub(super) fn over_http2(self, visit: Visit) -> Result<HeadRead, Stopped> {
+        let Self { client, mut head, scheme } = self;
+        let protocol = head.extensions.remove::<h2::ext::Protocol>();
+        match http2::as_http1(head, protocol.as_ref().map(h2::ext::Protocol::as_str), handshake::key(rand::random())) {
+            Ok(head) => Ok(HeadRead { visit, client, keys: Keys::User(WhyNot::Http2), scheme, head }),
+            Err(refusal) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
         }
     }
 }
 
 impl HeadRead {
-    pub(super) fn admit(self, gate: &Gate) -> Result<Admitted, Stopped> {
-        let Self { visit, exchange, keys, head } = self;
-        let scheme = keys.scheme();
-        let judged = Opening::check(&head, scheme).and_then(|opening| {
-            let way = gate.routes.admit(&opening)?;
-            let request = forward::request(&head, &opening, visit.client.ip(), scheme)?;
-            Ok((opening, way, request))
-        });
-        match judged {
-            Ok((opening, way, request)) => Ok(Admitted { visit, exchange, keys, opening, request, way }),
-            Err(refusal) => {
-                // Without the query, which may hold a token.
-                let (path, headers) = (head.uri.path(), &head.headers);
-                let (host, origin) = (headers.get(http::header::HOST), headers.get(http::header::ORIGIN));
-                tracing::debug!(conn = %visit.id, path, ?host, ?origin, "not admitted");
-                Err(Stopped::Refused(exchange, refusal, visit.permit))
+    pub(super) fn judge(self, gate: &Gate) -> Result<Judged, Stopped> {
+        let Self { visit, mut client, keys, scheme, head } = self;
+        let address = visit.client.ip();
+        let judged = if handshake::asks_for_websocket(&head) {
+            Opening::check(&head, scheme).and_then(|opening| {
+                let way = gate.routes.admit(&opening)?;
+                let request = headers::request(&head, &opening.hop_by_hop, address, scheme, Empty::new())?;
+                Ok(Some((opening, way, request)))
+            })
+        } else {
+            Ok(None)
+        };
+        let refusal = match judged {
+            Ok(Some((opening, way, request))) => {
+                return Ok(Judged::Handshake(Admitted { visit, client, keys, opening, request, way }));
+            }
+            Ok(None) => match plain(gate, &head, scheme) {
+                Ok((plain, way)) => {
+                    match headers::request(&head, &plain.hop_by_hop, address, scheme, client.take_body()) {
+                        Ok(request) => {
+                            let last = plain.last;
+                            let plain = Plain { visit, client, keys, scheme, request, way, last };
+                            return Ok(Judged::Plain(Box::new(plain)));
+                        }
+                        Err(refusal) => refusal,
+                    }
+                }
+                Err(refusal) => refusal,
+            },
+            Err(refusal) => refusal,
+        };
+        // Without the query, which may hold a token.
+        let (path, headers) = (head.uri.path(), &head.headers);
+        let (host, origin) = (headers.get(http::header::HOST), headers.get(http::header::ORIGIN));
+        tracing::debug!(conn = %visit.id, path, ?host, ?origin, "not admitted");
+        Err(Stopped::Refused(client, refusal, Some(visit.permit)))
+    }
+}
+
+/// Where a request that is no WebSocket handshake may go.
+///
+/// # Errors
+/// Nowhere: then it is refused as the handshake that it is not.
+fn plain(gate: &Gate, head: &http::request::Parts, scheme: Scheme) -> Result<(handshake::Plain, Way), Refusal> {
+    let checked = handshake::Plain::check(head, scheme);
+    let way = checked.as_ref().ok().map(|plain| gate.routes.admit_plain(plain)).transpose()?.flatten();
+    match (checked, way) {
+        (Ok(plain), Some(way)) => Ok((plain, way)),
+        (Err(refusal), _) if gate.routes.take_plain() => Err(refusal),
+        _ => Err(Opening::check(head, scheme).err().unwrap_or(Refusal::NotWebSocket)),
+    }
+}
+
+impl Plain {
+    pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>) -> Result<Replied, Stopped> {
+        let Self { visit, mut client, keys, scheme, request, way, last } = *self;
+        match client.while_there(forward::forward(gate, way, request, visit.id)).await {
+            Err(Gone) => Err(Stopped::Gone),
+            Ok(Err(refusal)) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
+            Ok(Ok(response)) => {
+                gate.conclude(&visit.note(), Outcome::Forwarded);
+                let mut response = reply(response);
+                if last {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok(Replied { visit, client, keys, scheme, response })
+            }
+        }
+    }
+}
+
+/// A backend's answer to a plain request, as the client gets it.
+fn reply(response: Response<AnswerBody>) -> Response<AnswerBody> {
+    let (mut head, body) = response.into_parts();
+    head.headers = headers::plain_response(&head);
+    head.extensions.clear();
+    head.version = http::Version::HTTP_11;
+    Response::from_parts(head, body)
+}
+
+impl Replied {
+    /// Answers, and reads the next request on the same connection.
+    pub(super) async fn next(self, gate: &Gate) -> Result<HeadRead, Stopped> {
+        let Self { mut visit, client, keys, scheme, response } = self;
+        let timeouts = &gate.config.timeouts;
+        match client {
+            Client::Http1(exchange) => {
+                let patience = Patience { idle: timeouts.keep_alive, head: timeouts.head };
+                match exchange.answer_and_read(response, patience).await {
+                    Ok((exchange, head)) => {
+                        visit.done_by = after(timeouts.handshake);
+                        Ok(HeadRead { visit, client: Client::Http1(exchange), keys, scheme, head })
+                    }
+                    Err(NoRequest::Gone) => Err(Stopped::Done(None, visit.permit)),
+                    Err(no_request) => Err(unread(no_request, visit.permit)),
+                }
+            }
+            Client::Http2(call) => {
+                if call.answer(response).await.is_err() {
+                    tracing::debug!(conn = %visit.id, "the client went away from its answer");
+                }
+                Err(Stopped::Done(None, visit.permit))
             }
         }
     }
@@ -181,21 +364,21 @@ impl HeadRead {
 impl Admitted {
     pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
         let dial = timeout_at(self.visit.done_by, gate.dial(self.way.backend, self.visit.id));
-        match self.exchange.while_there(dial).await {
+        match self.client.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Ok(Ok((server, backend)))) => Ok(Dialled { admitted: self, backend, server }),
-            Ok(Ok(Err(refusal))) => Err(Stopped::Refused(self.exchange, refusal, self.visit.permit)),
-            Ok(Err(_)) => Err(Stopped::Refused(self.exchange, Refusal::HandshakeTimeout, self.visit.permit)),
+            Ok(Ok(Err(refusal))) => Err(Stopped::Refused(self.client, refusal, Some(self.visit.permit))),
+            Ok(Err(_)) => Err(Stopped::Refused(self.client, Refusal::HandshakeTimeout, Some(self.visit.permit))),
         }
     }
 }
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut exchange, keys, opening, request, way } = self.admitted;
+        let Admitted { visit, mut client, keys, opening, request, way } = self.admitted;
         let late = after(gate.config.timeouts.response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
-        let answer = match exchange.while_there(ask).await {
+        let answer = match client.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
             Ok(answer) => answer.map_err(|failure| {
                 let server = gate.server(way.backend, self.server);
@@ -212,9 +395,9 @@ impl Dialled {
             Answer::Other(response) => Ok(Err(response)),
         });
         match switched {
-            Ok(Ok((backend, carrier))) => Ok(Upgraded { visit, exchange, way, server: self.server, backend, carrier }),
-            Ok(Err(response)) => Err(Stopped::Answered(exchange, Box::new(pass_on(response, visit.id)), visit.permit)),
-            Err(refusal) => Err(Stopped::Refused(exchange, refusal, visit.permit)),
+            Ok(Ok((backend, carrier))) => Ok(Upgraded { visit, client, way, server: self.server, backend, carrier }),
+            Ok(Err(response)) => Err(Stopped::Answered(client, Box::new(pass_on(response, visit.id)), visit.permit)),
+            Err(refusal) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
         }
     }
 }
@@ -222,15 +405,15 @@ impl Dialled {
 /// A backend's answer other than 101, as the client gets it.
 fn pass_on(response: Response<upstream::Bounded>, id: ConnId) -> Response<AnswerBody> {
     let (mut head, body) = response.into_parts();
-    head.headers = forward::response(&head, rejected_status("backend-answer", id));
+    head.headers = headers::response(&head, rejected_status("backend-answer", id));
     head.extensions.clear();
     head.version = http::Version::HTTP_11;
     Response::from_parts(head, UnsyncBoxBody::new(body))
 }
 
 /// The 101 for the client.
-fn switch(headers: HeaderMap) -> Response<AnswerBody> {
-    let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+fn switch(headers: http::HeaderMap) -> Response<()> {
+    let mut response = Response::new(());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
     response
@@ -239,10 +422,10 @@ fn switch(headers: HeaderMap) -> Response<AnswerBody> {
 impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
     pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
-        let Self { visit, exchange, way, server, backend, carrier } = self;
+        let Self { visit, client, way, server, backend, carrier } = self;
         let status = upgraded_status(carrier.engine(), visit.id);
-        let response = switch(forward::response(&backend.head, status));
-        let Ok(Finished { io, read_ahead }) = exchange.answer(response, visit.done_by).await else {
+        let response = switch(headers::response(&backend.head, status));
+        let Ok(Finished { io, read_ahead }) = client.switch(response, visit.done_by).await else {
             return Err(Stopped::Gone);
         };
         if read_ahead.len().max(backend.read_ahead.len()) > MAX_LEFTOVER {

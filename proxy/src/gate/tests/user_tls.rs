@@ -56,11 +56,11 @@ async fn ends(identity: &Identity, suite: SupportedCipherSuite, client: bool, li
     } else {
         let [certificate, key] = identity.files();
         let names = config::Tls { certificate: "cert.pem".into(), key: "key.pem".into() };
-        let ours = tls::acceptor(certificate, key, &names).unwrap();
+        let ours = tls::acceptor(certificate, key, &names, false).unwrap();
         let name = ServerName::try_from("app.test").unwrap();
         let (ours, theirs) = tokio::join!(tls::accept(near, &ours, &arming), connector.connect(name, far));
         let Ok(ours) = ours else { panic!("{suite:?}: no session") };
-        (ours, theirs.unwrap().into())
+        (ours.stream, theirs.unwrap().into())
     };
     let Stream::User(..) = &ours else { panic!("the kernel has the keys") };
     Ends { ours, theirs }
@@ -281,7 +281,7 @@ async fn an_alert_is_an_error_of_the_peers() {
     // Bytes that rustls cannot open: it says so.
     let mut garbage = vec![9; 40];
     garbage[..5].copy_from_slice(&[23, 3, 3, 0, 35]);
-    let mut raw = ours.tcp();
+    let mut raw = ours.tcp().unwrap();
     poll_fn(|cx| raw.poll_write_ready(cx)).await.unwrap();
     assert_eq!(raw.try_write(&garbage).unwrap(), garbage.len());
     raw = theirs.get_ref().0;

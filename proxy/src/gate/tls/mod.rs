@@ -30,11 +30,14 @@ pub(super) use arm::Arming;
 pub(super) use broken::end_reason;
 pub(super) use client::{Connector, Roots, connect, failure};
 pub(super) use kernel::KernelTls;
-pub(super) use server::{NoSession, accept, acceptor};
+pub(super) use server::{NoSession, Secured, accept, acceptor};
 pub(super) use user::UserTls;
 
-/// The one protocol that is spoken inside of TLS, as ALPN calls it (RFC 7301 §6).
+/// What is spoken inside of TLS, as ALPN calls it (RFC 7301 §6).
 const HTTP_1_1: &[u8] = b"http/1.1";
+
+/// What clients may speak too (RFC 9113 §3.2).
+const HTTP_2: &[u8] = b"h2";
 
 /// The cryptography of both sides.
 fn provider() -> Arc<CryptoProvider> {

@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::arm::{self, Arming};
 use super::records::Records;
-use super::{HTTP_1_1, certificates, private_key, provider};
+use super::{HTTP_1_1, HTTP_2, certificates, private_key, provider};
 use crate::config;
 use crate::gate::refusal::Refusal;
 use crate::gate::stream::Stream;
@@ -31,6 +31,13 @@ pub(in crate::gate) enum NoSession {
     Lost,
 }
 
+/// A client's TLS session.
+pub(in crate::gate) struct Secured {
+    pub(in crate::gate) stream: Stream,
+    /// Whether HTTP/2 was agreed on.
+    pub(in crate::gate) http2: bool,
+}
+
 /// Makes a listener's TLS from its two PEM files.
 ///
 /// # Errors
@@ -39,6 +46,7 @@ pub(in crate::gate) fn acceptor(
     certificate: OwnedFd,
     key: OwnedFd,
     names: &config::Tls,
+    http2: bool,
 ) -> anyhow::Result<TlsAcceptor> {
     let chain = certificates(certificate, &names.certificate)?;
     let key = private_key(key, &names.key)?;
@@ -50,7 +58,7 @@ pub(in crate::gate) fn acceptor(
             let (chain, key) = (names.certificate.display(), names.key.display());
             format!("{chain} and {key}: the certificate or its key cannot be used")
         })?;
-    config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+    config.alpn_protocols = if http2 { vec![HTTP_2.to_vec(), HTTP_1_1.to_vec()] } else { vec![HTTP_1_1.to_vec()] };
     config.enable_secret_extraction = true;
     // Resumption by tickets instead of a store: nothing to keep per client.
     config.ticketer = aws_lc_rs::Ticketer::new().context("cannot make keys for session tickets")?;
@@ -66,7 +74,7 @@ pub(in crate::gate) async fn accept(
     stream: TcpStream,
     acceptor: &TlsAcceptor,
     arming: &Arming,
-) -> Result<Stream, NoSession> {
+) -> Result<Secured, NoSession> {
     let mut first = [0];
     match stream.peek(&mut first).await {
         Ok(0) | Err(_) => return Err(NoSession::Gone),
@@ -76,7 +84,11 @@ pub(in crate::gate) async fn accept(
     }
     let (config, secrets) = arm::with_secrets(&**acceptor.config(), |config, secrets| config.key_log = secrets);
     match TlsAcceptor::from(config).accept(Records::new(stream)).into_fallible().await {
-        Ok(session) => arming.arm(session.into(), &secrets).map_err(|_| NoSession::Lost),
+        Ok(session) => {
+            let http2 = session.get_ref().1.alpn_protocol() == Some(HTTP_2);
+            let stream = arming.arm(session.into(), &secrets).map_err(|_| NoSession::Lost)?;
+            Ok(Secured { stream, http2 })
+        }
         Err((error, stream)) => Err(NoSession::Failed(error, stream.into_tcp())),
     }
 }
