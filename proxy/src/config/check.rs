@@ -75,6 +75,9 @@ impl Config {
             if !seen.insert(&backend.name) {
                 return Some(format!("two backends are named {:?}", backend.name));
             }
+            if backend.sticky.as_ref().is_some_and(|sticky| !is_token(&sticky.cookie)) {
+                return Some(format!("backend {:?}: sticky.cookie is no cookie's name", backend.name));
+            }
             if let Some(what) = backend.tls.as_ref().and_then(backend_tls_wrong) {
                 return Some(format!("backend {:?}: {what}", backend.name));
             }
@@ -119,6 +122,11 @@ impl Config {
         }
         None
     }
+}
+
+/// Whether this is a token (RFC 9110 §5.6.2), as a cookie's name must be (RFC 6265 §4.1.1).
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && http::HeaderName::try_from(text).is_ok()
 }
 
 fn backend_tls_wrong(tls: &BackendTls) -> Option<String> {

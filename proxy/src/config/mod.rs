@@ -16,7 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use backend::{Backend, BackendTls};
+pub use backend::{Backend, BackendTls, SameSite, Sticky};
 pub use check::ConfigError;
 pub use limits::{Limits, Timeouts};
 pub use listener::{Listener, Tls};
@@ -121,6 +121,7 @@ impl Config {
                 name: "default".into(),
                 servers,
                 keep_alive: backend::defaults::keep_alive(),
+                sticky: None,
                 tls: None,
             }],
             ..Self::default()

@@ -22,10 +22,11 @@ use super::exchange::AnswerBody;
 use super::policy::Way;
 use super::pool::{Place, RequestBody, Sender};
 use super::refusal::Refusal;
+use super::sticky::Kept;
 use super::upstream::{self, Failure};
 use crate::handoff::ConnId;
 
-/// Sends a request to a server of the way's backend. The answer's body carries its connection, and gives it back when
+/// Sends a request to a server of the way's backend, and gives its answer. The answer's body carries its connection, and gives it back when
 /// it has been read.
 ///
 /// Once the request may have been written nothing is tried again: the backend may have acted on it.
@@ -36,16 +37,17 @@ use crate::handoff::ConnId;
 pub(super) async fn forward(
     gate: &Arc<Gate>,
     way: Way,
+    kept: Option<Kept>,
     request: Request<UnsyncBoxBody<Bytes, io::Error>>,
     id: ConnId,
-) -> Result<Response<AnswerBody>, Refusal> {
+) -> Result<(u16, Response<AnswerBody>), Refusal> {
     let moved = Arc::new(AtomicU64::new(0));
     let mut request = request.map(|body| RequestBody::new(Counting { body, moved: moved.clone() }));
     loop {
-        let (server, mut sender, used) = reach(gate, way.backend, id).await?;
+        let (server, mut sender, used) = reach(gate, way.backend, kept, id).await?;
         let asked = ask(&mut sender, request, &moved, gate.config.timeouts.http_response).await;
         match asked {
-            Ok(response) => return answered(response, sender, (way.backend, server), gate),
+            Ok(response) => return Ok((server, answered(response, sender, (way.backend, server), gate)?)),
             // The server closed it before the request was written: there is another one, or a new one.
             Err(Unanswered::Unsent(back)) if used => request = back,
             Err(Unanswered::Unsent(_)) => return Err(Refusal::BackendClosed),
@@ -59,9 +61,9 @@ pub(super) async fn forward(
 }
 
 /// A server of a backend with a connection to it, and whether that has been used before.
-async fn reach(gate: &Arc<Gate>, backend: u16, id: ConnId) -> Result<(u16, Sender, bool), Refusal> {
+async fn reach(gate: &Arc<Gate>, backend: u16, kept: Option<Kept>, id: ConnId) -> Result<(u16, Sender, bool), Refusal> {
     let mut last = Refusal::BackendUnreachable;
-    for server in gate.turn(backend) {
+    for server in gate.turn(backend, kept) {
         if let Some(sender) = gate.pool.take((backend, server)) {
             return Ok((server, sender, true));
         }

@@ -23,6 +23,7 @@ mod pool;
 mod refusal;
 mod session;
 mod slots;
+mod sticky;
 mod stream;
 mod tls;
 mod upstream;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
+use http::HeaderValue;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -46,18 +48,20 @@ use self::balance::RoundRobin;
 use self::boot::Equipment;
 use self::carry::Patrol;
 use self::control::{Control, Receiver};
+use self::handshake::Scheme;
 use self::listen::Port;
 use self::policy::Routes;
 use self::pool::Pool;
 use self::refusal::{Outcome, Refusal};
-use self::session::Note;
+use self::session::{Note, now_ms};
 use self::slots::Slots;
+use self::sticky::{Kept, Sticky};
 use self::stream::Stream;
 use self::tls::{Arming, Connector};
 use self::upstream::Failure;
 use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
-use crate::handoff::{ConnId, Engine, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{ConnId, Engine, Hello, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
 use crate::observe::{self, Admin, Snapshots};
 
@@ -86,6 +90,7 @@ struct Gate {
 struct Upstream {
     turns: RoundRobin,
     tls: Option<Connector>,
+    sticky: Option<Sticky>,
 }
 
 /// Runs a gate until the keeper closes its end of `control`.
@@ -133,7 +138,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     };
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
-        upstreams: upstreams(&hello.config, connectors),
+        upstreams: upstreams(&hello, connectors),
         engine: hello.engine,
         stats: Arc::new(stats),
         control: control.clone(),
@@ -167,12 +172,16 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     listen_to_keeper(&mut receiver, &gate, &snapshots).await
 }
 
-fn upstreams(config: &Config, mut connectors: HashMap<u16, Connector>) -> Vec<Upstream> {
-    let backends = (0..).zip(&config.backends);
+fn upstreams(hello: &Hello, mut connectors: HashMap<u16, Connector>) -> Vec<Upstream> {
+    let backends = (0..).zip(&hello.config.backends);
     backends
         .map(|(index, backend)| Upstream {
             turns: RoundRobin::new(backend.servers.len()),
             tls: connectors.remove(&index),
+            sticky: backend.sticky.as_ref().map(|settings| {
+                let servers: Vec<String> = backend.servers.iter().map(ToString::to_string).collect();
+                Sticky::new(settings, &backend.name, &servers, &[hello.secret.0.to_vec()])
+            }),
         })
         .collect()
 }
@@ -226,10 +235,23 @@ impl Gate {
         self.config.backends.get(usize::from(backend))?.servers.get(usize::from(server)).copied()
     }
 
-    /// The order in which a request tries a backend's servers.
-    fn turn(&self, backend: u16) -> impl Iterator<Item = u16> + use<> {
+    /// The order in which a request tries a backend's servers: the client's own first, if it has one.
+    fn turn(&self, backend: u16, kept: Option<Kept>) -> impl Iterator<Item = u16> + use<> {
+        let own = kept.map(|kept| kept.server);
         let turn = self.upstreams.get(usize::from(backend)).map(|upstream| upstream.turns.turn());
-        turn.into_iter().flatten().filter_map(|server| u16::try_from(server).ok())
+        let others = turn.into_iter().flatten().filter_map(|server| u16::try_from(server).ok());
+        own.into_iter().chain(others.filter(move |server| Some(*server) != own))
+    }
+
+    /// The cookie of a backend's clients, if they have one.
+    fn sticky(&self, backend: u16) -> Option<&Sticky> {
+        self.upstreams.get(usize::from(backend))?.sticky.as_ref()
+    }
+
+    /// The Set-Cookie for a client that has been answered by this server, if it needs one.
+    fn stick(&self, backend: u16, server: u16, kept: Option<Kept>, scheme: Scheme) -> Option<HeaderValue> {
+        let good = kept.is_some_and(|kept| kept.server == server && !kept.renew);
+        self.sticky(backend).filter(|_| !good)?.issue(server, scheme == Scheme::Tls, now_ms() / 1000)
     }
 
     /// Logs that a server is passed over. Returns what it would mean if it was the last.
@@ -256,9 +278,9 @@ impl Gate {
     ///
     /// # Errors
     /// What the last dial said.
-    async fn dial(&self, backend: u16, id: ConnId) -> Result<(u16, Stream), Refusal> {
+    async fn dial(&self, backend: u16, kept: Option<Kept>, id: ConnId) -> Result<(u16, Stream), Refusal> {
         let mut last = Refusal::BackendUnreachable;
-        for server in self.turn(backend) {
+        for server in self.turn(backend, kept) {
             match self.connect(backend, server).await {
                 Ok(stream) => return Ok((server, stream)),
                 Err(failure) => last = self.passed_over(backend, server, id, &failure),

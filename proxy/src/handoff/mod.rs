@@ -266,6 +266,18 @@ pub struct Hello {
     pub capacity: u32,
     /// How many it holds now, from earlier gates.
     pub live: u32,
+    /// Made at random when the keeper started: every gate of its makes and believes the same cookies.
+    pub secret: CookieKey,
+}
+
+/// What cookies are signed with. It shows itself to no log.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CookieKey(pub [u8; 32]);
+
+impl std::fmt::Debug for CookieKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CookieKey")
+    }
 }
 
 /// From the gate to the keeper.

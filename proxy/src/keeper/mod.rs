@@ -25,7 +25,7 @@ use rustix::event::epoll::EventFlags;
 use crate::config::{Config, EngineChoice, TlsEngineChoice};
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Packet, Received};
-use crate::handoff::{Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{CookieKey, Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, ToGate, ToKeeper, WhyNot};
 use crate::kernel::{Kernel, probe};
 use crate::ktls::Ability;
 use crate::sys::privileges;
@@ -86,6 +86,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         config,
         capacity,
         ktls,
+        secret: CookieKey(rand::random()),
         listeners,
         stats_file,
         relay,
@@ -138,6 +139,7 @@ struct Keeper {
     config: Config,
     capacity: u32,
     ktls: Ability,
+    secret: CookieKey,
     listeners: Listeners,
     stats_file: OwnedFd,
     carried: Carried,
@@ -223,6 +225,7 @@ impl Keeper {
             ktls: self.ktls.clone(),
             capacity: self.capacity,
             live: self.relay.table.live(),
+            secret: self.secret.clone(),
         };
         wire::send(control, &ToGate::Hello(Box::new(hello)), &[self.stats_file.as_fd()])?;
         for (index, listener) in (0..).zip(&self.listeners.clients) {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::header::{CONNECTION, SET_COOKIE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Empty;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::net::TcpStream;
@@ -24,6 +24,7 @@ use crate::gate::handshake::{self, Opening, Scheme, check_switch, forward as hea
 use crate::gate::policy::Way;
 use crate::gate::pool::RequestBody;
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
+use crate::gate::sticky::Kept;
 use crate::gate::stream::{Keys, Stream};
 use crate::gate::upstream::{self, Answer, Switched};
 use crate::gate::{Gate, forward};
@@ -126,9 +127,11 @@ pub(super) struct Admitted {
     visit: Visit,
     client: Client,
     keys: Keys,
+    scheme: Scheme,
     opening: Opening,
     request: Request<Empty<Bytes>>,
     way: Way,
+    kept: Option<Kept>,
 }
 
 /// A request that is none, and may go on to a backend.
@@ -139,6 +142,7 @@ pub(super) struct Plain {
     scheme: Scheme,
     request: Request<RequestBody>,
     way: Way,
+    kept: Option<Kept>,
     last: bool,
 }
 
@@ -166,6 +170,7 @@ pub(super) struct Upgraded {
     server: u16,
     backend: Switched,
     carrier: Carrier,
+    cookie: Option<HeaderValue>,
 }
 
 /// Both handshakes done, all of their bytes sent and read: two streams and what was read ahead of them.
@@ -260,22 +265,23 @@ impl HeadRead {
         let judged = if handshake::asks_for_websocket(&head) {
             Opening::check(&head, scheme).and_then(|opening| {
                 let way = gate.routes.admit(&opening)?;
-                let request = headers::request(&head, &opening.hop_by_hop, address, scheme, Empty::new())?;
-                Ok(Some((opening, way, request)))
+                let mut request = headers::request(&head, &opening.hop_by_hop, address, scheme, Empty::new())?;
+                let kept = kept(gate, way, request.headers_mut());
+                Ok(Some((opening, way, kept, request)))
             })
         } else {
             Ok(None)
         };
         let refusal = match judged {
-            Ok(Some((opening, way, request))) => {
-                return Ok(Judged::Handshake(Admitted { visit, client, keys, opening, request, way }));
+            Ok(Some((opening, way, kept, request))) => {
+                return Ok(Judged::Handshake(Admitted { visit, client, keys, scheme, opening, request, way, kept }));
             }
             Ok(None) => match plain(gate, &head, scheme) {
                 Ok((plain, way)) => {
                     match headers::request(&head, &plain.hop_by_hop, address, scheme, client.take_body()) {
-                        Ok(request) => {
-                            let last = plain.last;
-                            let plain = Plain { visit, client, keys, scheme, request, way, last };
+                        Ok(mut request) => {
+                            let kept = kept(gate, way, request.headers_mut());
+                            let plain = Plain { visit, client, keys, scheme, request, way, kept, last: plain.last };
                             return Ok(Judged::Plain(Box::new(plain)));
                         }
                         Err(refusal) => refusal,
@@ -290,6 +296,21 @@ impl HeadRead {
         let (host, origin) = (headers.get(http::header::HOST), headers.get(http::header::ORIGIN));
         tracing::debug!(conn = %visit.id, path, ?host, ?origin, "not admitted");
         Err(Stopped::Refused(client, refusal, Some(visit.permit)))
+    }
+}
+
+/// The server that the client was on before, by its cookie, which is not for the backend.
+fn kept(gate: &Gate, way: Way, headers: &mut HeaderMap) -> Option<Kept> {
+    let sticky = gate.sticky(way.backend)?;
+    let kept = sticky.read(headers, now_ms() / 1000);
+    sticky.strip(headers);
+    kept
+}
+
+/// Gives the client a cookie of ours beside the backend's.
+fn give(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
+    if let Some(cookie) = cookie {
+        headers.append(SET_COOKIE, cookie);
     }
 }
 
@@ -309,13 +330,14 @@ fn plain(gate: &Gate, head: &http::request::Parts, scheme: Scheme) -> Result<(ha
 
 impl Plain {
     pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>) -> Result<Replied, Stopped> {
-        let Self { visit, mut client, keys, scheme, request, way, last } = *self;
-        match client.while_there(forward::forward(gate, way, request, visit.id)).await {
+        let Self { visit, mut client, keys, scheme, request, way, kept, last } = *self;
+        match client.while_there(forward::forward(gate, way, kept, request, visit.id)).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Err(refusal)) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
-            Ok(Ok(response)) => {
+            Ok(Ok((server, response))) => {
                 gate.conclude(&visit.note(), Outcome::Forwarded);
                 let mut response = reply(response);
+                give(response.headers_mut(), gate.stick(way.backend, server, kept, scheme));
                 if last {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -363,7 +385,7 @@ impl Replied {
 
 impl Admitted {
     pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
-        let dial = timeout_at(self.visit.done_by, gate.dial(self.way.backend, self.visit.id));
+        let dial = timeout_at(self.visit.done_by, gate.dial(self.way.backend, self.kept, self.visit.id));
         match self.client.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Ok(Ok((server, backend)))) => Ok(Dialled { admitted: self, backend, server }),
@@ -375,7 +397,8 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut client, keys, opening, request, way } = self.admitted;
+        let Admitted { visit, mut client, keys, scheme, opening, request, way, kept } = self.admitted;
+        let cookie = gate.stick(way.backend, self.server, kept, scheme);
         let late = after(gate.config.timeouts.response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
         let answer = match client.while_there(ask).await {
@@ -395,24 +418,29 @@ impl Dialled {
             Answer::Other(response) => Ok(Err(response)),
         });
         match switched {
-            Ok(Ok((backend, carrier))) => Ok(Upgraded { visit, client, way, server: self.server, backend, carrier }),
-            Ok(Err(response)) => Err(Stopped::Answered(client, Box::new(pass_on(response, visit.id)), visit.permit)),
+            Ok(Ok((backend, carrier))) => {
+                Ok(Upgraded { visit, client, way, server: self.server, backend, carrier, cookie })
+            }
+            Ok(Err(response)) => {
+                Err(Stopped::Answered(client, Box::new(pass_on(response, visit.id, cookie)), visit.permit))
+            }
             Err(refusal) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
         }
     }
 }
 
 /// A backend's answer other than 101, as the client gets it.
-fn pass_on(response: Response<upstream::Bounded>, id: ConnId) -> Response<AnswerBody> {
+fn pass_on(response: Response<upstream::Bounded>, id: ConnId, cookie: Option<HeaderValue>) -> Response<AnswerBody> {
     let (mut head, body) = response.into_parts();
     head.headers = headers::response(&head, rejected_status("backend-answer", id));
+    give(&mut head.headers, cookie);
     head.extensions.clear();
     head.version = http::Version::HTTP_11;
     Response::from_parts(head, UnsyncBoxBody::new(body))
 }
 
 /// The 101 for the client.
-fn switch(headers: http::HeaderMap) -> Response<()> {
+fn switch(headers: HeaderMap) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
@@ -422,9 +450,10 @@ fn switch(headers: http::HeaderMap) -> Response<()> {
 impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
     pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
-        let Self { visit, client, way, server, backend, carrier } = self;
+        let Self { visit, client, way, server, backend, carrier, cookie } = self;
         let status = upgraded_status(carrier.engine(), visit.id);
-        let response = switch(headers::response(&backend.head, status));
+        let mut response = switch(headers::response(&backend.head, status));
+        give(response.headers_mut(), cookie);
         let Ok(Finished { io, read_ahead }) = client.switch(response, visit.done_by).await else {
             return Err(Stopped::Gone);
         };

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Received};
-use crate::handoff::{Engine, Hello, MAX_MESSAGE, NewPair, ToGate, ToKeeper};
+use crate::handoff::{CookieKey, Engine, Hello, MAX_MESSAGE, NewPair, ToGate, ToKeeper};
 use crate::sys::watch::watch;
 
 /// The key of RFC 6455 §1.3 and what it is answered with.
@@ -85,6 +85,7 @@ impl Setup {
             ktls: Default::default(),
             capacity: self.capacity,
             live: self.live,
+            secret: CookieKey([7; 32]),
         };
         bench.send(&ToGate::Hello(Box::new(hello)), &[memory.as_fd()]).await;
         let listener = StdListener::bind("127.0.0.1:0").unwrap();

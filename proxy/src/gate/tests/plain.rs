@@ -267,3 +267,49 @@ async fn an_idle_connection_that_the_backend_has_closed_is_not_asked() {
         assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
     }
 }
+
+#[tokio::test]
+async fn a_client_with_our_cookie_comes_back_to_its_server() {
+    let (one, two) = (backend().await, backend().await);
+    let mut setup = Setup::plain(&[one.0, two.0], FORWARD);
+    setup.config = setup.config.replace("name = \"app\"\n", "name = \"app\"\nsticky = {}\n");
+    let bench = setup.ready().await;
+    let cookie_of = |head: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).map(str::to_owned);
+        line.map(|line| line.split(';').next().unwrap().to_owned())
+    };
+    let served = async |request: String, answer: &str| {
+        let mut client = bench.connect().await;
+        say(&mut client, &request).await;
+        let ((mut server, head), which) = tokio::select! {
+            asked = asked(&one.1) => (asked, 1),
+            asked = asked(&two.1) => (asked, 2),
+        };
+        say(&mut server, answer).await;
+        (read_head(&mut client).await, which, head)
+    };
+    const OK: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\nSet-Cookie: app=1\r\n\r\n";
+    let (head, first, _) = served(get("/", ""), OK).await;
+    let cookie = cookie_of(&head.replace("set-cookie: app=1\r\n", "")).expect("a cookie");
+    assert!(head.contains("set-cookie: app=1\r\n"), "{head}");
+    for _ in 0..3 {
+        let (head, again, asked) = served(get("/", &format!("Cookie: app=1; {cookie}\r\n")), OK).await;
+        assert_eq!(again, first);
+        assert!(asked.contains("cookie: app=1\r\n"), "the backend sees its own cookie only: {asked}");
+        assert_eq!(head.matches("set-cookie").count(), 1, "the cookie is good still: {head}");
+    }
+    let upgrade = handshake("/", &format!("Cookie: {cookie}\r\n"));
+    let (head, again, request) = served(upgrade, &switching("")).await;
+    assert!(head.starts_with("HTTP/1.1 101 ") && again == first && !request.contains("cookie:"), "{head}");
+    let (head, ..) = served(handshake("/", "Cookie: sluice=forged\r\n"), &switching("")).await;
+    assert!(cookie_of(&head).is_some_and(|new| new != "sluice=forged"), "{head}");
+    // Its server is gone: another one, with another cookie.
+    let (gone, left) = if first == 1 { (one, two) } else { (two, one) };
+    drop(gone);
+    let mut client = bench.connect().await;
+    say(&mut client, &handshake("/", &format!("Cookie: {cookie}\r\n"))).await;
+    let (mut server, _) = asked(&left.1).await;
+    say(&mut server, &switching("")).await;
+    let head = read_head(&mut client).await;
+    assert!(cookie_of(&head).is_some_and(|new| new != cookie), "{head}");
+}
