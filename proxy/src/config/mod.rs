@@ -3,26 +3,34 @@
 //! Unknown keys are refused with their line. Every default says why it is what it is.
 
 mod backend;
+mod change;
 mod check;
 mod duration;
+mod forwarded;
 mod limits;
 mod listener;
+mod matching;
 mod origin;
 mod relay;
 mod route;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use backend::{Backend, BackendTls};
+pub use change::{HeaderEdits, Rewrite};
 pub use check::ConfigError;
+pub use duration::Bound;
+pub use forwarded::{Forwarded, ForwardedHeader};
 pub use limits::{Limits, Timeouts};
 pub use listener::{Listener, Tls};
+pub use matching::{Condition, Hosts, PathRule, Pattern};
 pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
-pub use route::{NoOrigin, Route};
+pub use route::{NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeouts};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,12 +42,15 @@ pub struct Config {
     /// Where clients connect.
     #[serde(default, rename = "listener")]
     pub listeners: Vec<Listener>,
-    /// Which requests go to which backend; the most specific host and then the longest path win.
+    /// Which requests go to which backend; the most specific route wins.
     #[serde(default, rename = "route")]
     pub routes: Vec<Route>,
     /// Named groups of servers.
     #[serde(default, rename = "backend")]
     pub backends: Vec<Backend>,
+    /// Proxies in front of Sluice, and what backends are told of clients.
+    #[serde(default)]
+    pub forwarded: Forwarded,
     /// How established connections are carried.
     #[serde(default)]
     pub relay: Relay,
@@ -76,6 +87,15 @@ impl Default for Process {
     }
 }
 
+/// The limits on an established pair's silence and age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// No byte in either direction for this long.
+    pub idle: Option<Duration>,
+    /// Established for this long.
+    pub lifetime: Option<Duration>,
+}
+
 impl Config {
     /// Reads and checks a file.
     ///
@@ -106,15 +126,32 @@ impl Config {
     pub fn short(listen: Vec<SocketAddr>, servers: Vec<SocketAddr>) -> Self {
         Self {
             listeners: listen.into_iter().map(|bind| Listener { bind, tls: None }).collect(),
-            routes: vec![Route {
-                host: None,
-                path: route::defaults::path(),
-                origins: route::defaults::origins(),
-                no_origin: NoOrigin::default(),
-                backend: "default".into(),
-            }],
+            routes: vec![Route::default()],
             backends: vec![Backend { name: "default".into(), servers, tls: None }],
             ..Self::default()
+        }
+    }
+
+    /// The time limits of a handshake on this route.
+    #[must_use]
+    pub fn timeouts(&self, route: u16) -> Timeouts {
+        let (own, general) = (self.routes.get(usize::from(route)).map(|route| &route.timeouts), &self.timeouts);
+        Timeouts {
+            head: general.head,
+            dial: own.and_then(|own| own.dial).unwrap_or(general.dial),
+            response: own.and_then(|own| own.response).unwrap_or(general.response),
+            handshake: own.and_then(|own| own.handshake).unwrap_or(general.handshake),
+        }
+    }
+
+    /// The limits on silence and on age of an established pair of this route.
+    #[must_use]
+    pub fn ages(&self, route: u16) -> Ages {
+        let own = self.routes.get(usize::from(route)).map(|route| &route.relay);
+        let pick = |own: Option<Bound>, general| own.map_or(general, |Bound(limit)| limit);
+        Ages {
+            idle: pick(own.and_then(|own| own.idle_timeout), self.relay.idle_timeout),
+            lifetime: pick(own.and_then(|own| own.max_lifetime), self.relay.max_lifetime),
         }
     }
 

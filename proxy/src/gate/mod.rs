@@ -43,7 +43,7 @@ use self::boot::Equipment;
 use self::carry::Patrol;
 use self::control::{Control, Receiver};
 use self::listen::Port;
-use self::policy::Routes;
+use self::policy::{Routes, Way};
 use self::refusal::{Outcome, Refusal};
 use self::session::Note;
 use self::slots::Slots;
@@ -109,6 +109,14 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
         let _until_exit = held.into_raw_fd();
     }
     served
+}
+
+/// Checks what only the gate can: that it could run with this configuration.
+///
+/// # Errors
+/// What is wrong with which route.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    Routes::new(config).map(drop)
 }
 
 /// The gate inside its runtime.
@@ -220,15 +228,15 @@ impl Gate {
     ///
     /// # Errors
     /// What the last dial said.
-    async fn dial(&self, backend: u16, id: ConnId) -> Result<(u16, Stream), Refusal> {
-        let index = usize::from(backend);
+    async fn dial(&self, way: Way, id: ConnId) -> Result<(u16, Stream), Refusal> {
+        let index = usize::from(way.backend);
         let (Some(upstream), Some(configured)) = (self.upstreams.get(index), self.config.backends.get(index)) else {
             return Err(Refusal::Internal);
         };
-        let mut last = Refusal::BackendUnreachable;
+        let (patience, mut last) = (self.config.timeouts(way.route).dial, Refusal::BackendUnreachable);
         for server in upstream.turns.turn() {
             let Some(address) = configured.servers.get(server) else { continue };
-            match upstream::dial(*address, upstream.tls.as_ref(), &self.arming, self.config.timeouts.dial).await {
+            match upstream::dial(*address, upstream.tls.as_ref(), &self.arming, patience).await {
                 Ok(stream) => return Ok((server as u16, stream)),
                 Err(failure) => {
                     tracing::info!(conn = %id, backend = configured.name, server = %address, %failure, "dial failed");

@@ -1,16 +1,16 @@
 //! Which headers pass, and which are ours.
 
-use std::net::IpAddr;
-
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
     ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Request, Uri, response};
 
-use super::{Opening, Scheme, grammar};
-use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS, Refusal};
+use super::{Opening, Visitor, grammar};
+use crate::config::Forwarded;
+use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS};
 
 /// Headers that end at every hop, whether Connection names them or not (RFC 9110 §7.6.1, and RFC 2616 §13.5.1 for
 /// the older ones).
@@ -41,10 +41,21 @@ fn is_protected(name: &str) -> bool {
 }
 
 /// Whether a header claims what only a proxy can know. Strangers are not believed, in any spelling that a CGI-like
-/// backend would read as the same name.
-fn is_claim(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
-    name.starts_with("x-forwarded-") || name == "x-real-ip" || name == FORWARDED.as_str()
+/// backend would read as the same name. Of a trusted proxy's, those go that are written anew, and those in another
+/// spelling, which it has passed on.
+fn is_claim(name: &HeaderName, trusted: bool) -> bool {
+    let plain = name.as_str().replace('_', "-");
+    let claims = plain.starts_with("x-forwarded-") || plain == "x-real-ip" || plain == FORWARDED.as_str();
+    let anew = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", FORWARDED.as_str()];
+    claims && (!trusted || plain != name.as_str() || anew.contains(&name.as_str()))
+}
+
+/// Whether nobody but HTTP and Sluice may write a header: it rules the connection, the body's length or the handshake.
+pub(in crate::gate) fn is_ours(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+        || is_status(name)
+        || [CONTENT_LENGTH, EXPECT].contains(name)
+        || name.as_str().starts_with("sec-websocket-")
 }
 
 fn is_status(name: &HeaderName) -> bool {
@@ -61,34 +72,26 @@ fn end_to_end<'a>(
     })
 }
 
-/// The request to the backend.
-///
-/// # Errors
-/// [`Refusal::Path`] if the target cannot be written as a path.
+/// The request to the backend, with this target.
 pub(in crate::gate) fn request<B: Default>(
     head: &Parts,
+    target: PathAndQuery,
     opening: &Opening,
-    client: IpAddr,
-    scheme: Scheme,
-) -> Result<Request<B>, Refusal> {
-    let target = head.uri.path_and_query().cloned().ok_or(Refusal::Path)?;
+    visitor: &Visitor,
+    settings: &Forwarded,
+) -> Request<B> {
     let mut request = Request::new(B::default());
     *request.uri_mut() = Uri::from(target);
     let headers = request.headers_mut();
     for (name, value) in end_to_end(&head.headers, &opening.hop_by_hop) {
         // There is no body, so nothing may announce one.
-        if !is_claim(name) && *name != CONTENT_LENGTH && *name != EXPECT {
+        if !is_claim(name, visitor.trusted) && *name != CONTENT_LENGTH && *name != EXPECT {
             headers.append(name, value.clone());
         }
     }
     switch(headers);
-    let address = HeaderValue::from_str(&client.to_canonical().to_string()).map_err(|_| Refusal::Internal)?;
-    headers.insert("x-forwarded-for", address);
-    headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme.http()));
-    if let Some(host) = head.headers.get(HOST) {
-        headers.insert("x-forwarded-host", host.clone());
-    }
-    Ok(request)
+    visitor.tell(settings, head.headers.get(HOST), headers);
+    request
 }
 
 fn switch(headers: &mut HeaderMap) {

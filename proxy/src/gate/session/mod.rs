@@ -66,8 +66,8 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Opti
 
 async fn live(gate: &Arc<Gate>, up: Up) {
     // The permit travels on with the pair; what the log needs of the visit stays.
-    let note = up.visit.note();
-    let Err(stopped) = steps(gate, up).await else { return gate.conclude(&note, Outcome::Upgraded) };
+    let mut note = up.visit.note();
+    let Err(stopped) = steps(gate, up, &mut note).await else { return gate.conclude(&note, Outcome::Upgraded) };
     gate.conclude(&note, stopped.outcome());
     match stopped {
         Stopped::Gone | Stopped::Lost(_) => {}
@@ -79,8 +79,8 @@ async fn live(gate: &Arc<Gate>, up: Up) {
     }
 }
 
-async fn steps(gate: &Arc<Gate>, up: Up) -> Result<(), Stopped> {
-    let admitted = up.read_head(gate).await?.admit(gate)?;
+async fn steps(gate: &Arc<Gate>, up: Up, note: &mut Note) -> Result<(), Stopped> {
+    let admitted = up.read_head(gate).await?.admit(gate, note)?;
     admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await
 }
 

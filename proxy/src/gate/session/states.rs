@@ -18,8 +18,8 @@ use crate::gate::Gate;
 use crate::gate::admission::Permit;
 use crate::gate::carrier::Carrier;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest};
-use crate::gate::handshake::{Opening, check_switch, forward};
-use crate::gate::policy::Way;
+use crate::gate::handshake::{Opening, Visitor, check_switch, forward};
+use crate::gate::policy::{Asked, Rule};
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
 use crate::gate::stream::{Keys, Stream};
 use crate::gate::upstream::{self, Answer, Switched};
@@ -80,7 +80,7 @@ pub(super) struct Admitted {
     keys: Keys,
     opening: Opening,
     request: Request<Empty<Bytes>>,
-    way: Way,
+    rule: Arc<Rule>,
 }
 
 /// A request with a connection to a server that can answer it.
@@ -94,7 +94,7 @@ pub(super) struct Dialled {
 pub(super) struct Upgraded {
     visit: Visit,
     exchange: Exchange<Stream>,
-    way: Way,
+    rule: Arc<Rule>,
     server: u16,
     backend: Switched,
     carrier: Carrier,
@@ -157,16 +157,17 @@ impl Up {
 }
 
 impl HeadRead {
-    pub(super) fn admit(self, gate: &Gate) -> Result<Admitted, Stopped> {
-        let Self { visit, exchange, keys, head } = self;
-        let scheme = keys.scheme();
-        let judged = Opening::check(&head, scheme).and_then(|opening| {
-            let way = gate.routes.admit(&opening)?;
-            let request = forward::request(&head, &opening, visit.client.ip(), scheme)?;
-            Ok((opening, way, request))
-        });
+    /// Finds the client's own address and the route. The log names the client from here on.
+    pub(super) fn admit(mut self, gate: &Gate, note: &mut Note) -> Result<Admitted, Stopped> {
+        let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.keys.scheme(), &self.head.headers);
+        (self.visit.client, note.client) = (visitor.client, visitor.client);
+        let judged = self.judge(gate, &visitor);
+        let Self { mut visit, exchange, keys, head } = self;
         match judged {
-            Ok((opening, way, request)) => Ok(Admitted { visit, exchange, keys, opening, request, way }),
+            Ok((opening, rule, request)) => {
+                visit.done_by = done_by(gate, visit.done_by, &rule);
+                Ok(Admitted { visit, exchange, keys, opening, request, rule })
+            }
             Err(refusal) => {
                 // Without the query, which may hold a token.
                 let (path, headers) = (head.uri.path(), &head.headers);
@@ -178,9 +179,35 @@ impl HeadRead {
     }
 }
 
+impl HeadRead {
+    fn judge(&self, gate: &Gate, visitor: &Visitor) -> Result<(Opening, Arc<Rule>, Request<Empty<Bytes>>), Refusal> {
+        let head = &self.head;
+        let opening = Opening::check(head, visitor)?;
+        let target = &opening.target;
+        let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
+        let rule = gate.routes.find(&Asked { method, host: &target.host, path: &target.path, query, headers })?;
+        rule.admit(&opening.caller, &target.own_origin)?;
+        let sent = head.uri.path_and_query().ok_or(Refusal::Path)?;
+        let sent = rule.target(sent, &target.path)?;
+        let mut request = forward::request(head, sent, &opening, visitor, &gate.config.forwarded);
+        rule.request_edits.apply(request.headers_mut());
+        Ok((opening, rule.clone(), request))
+    }
+}
+
+/// When the handshake must be done by this route's limit, which began at the accept as the general one did.
+fn done_by(gate: &Gate, general: Instant, rule: &Rule) -> Instant {
+    let (own, usual) = (gate.config.timeouts(rule.way.route).handshake, gate.config.timeouts.handshake);
+    let moved = match own.checked_sub(usual) {
+        Some(more) => general.checked_add(more),
+        None => general.checked_sub(usual - own),
+    };
+    moved.unwrap_or(general)
+}
+
 impl Admitted {
     pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
-        let dial = timeout_at(self.visit.done_by, gate.dial(self.way.backend, self.visit.id));
+        let dial = timeout_at(self.visit.done_by, gate.dial(self.rule.way, self.visit.id));
         match self.exchange.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Ok(Ok((server, backend)))) => Ok(Dialled { admitted: self, backend, server }),
@@ -192,13 +219,13 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut exchange, keys, opening, request, way } = self.admitted;
-        let late = after(gate.config.timeouts.response);
+        let Admitted { visit, mut exchange, keys, opening, request, rule } = self.admitted;
+        let late = after(gate.config.timeouts(rule.way.route).response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
         let answer = match exchange.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
             Ok(answer) => answer.map_err(|failure| {
-                let server = gate.server(way.backend, self.server);
+                let server = gate.server(rule.way.backend, self.server);
                 tracing::info!(conn = %visit.id, ?server, %failure, "no answer of the backend");
                 failure.refusal
             }),
@@ -212,17 +239,20 @@ impl Dialled {
             Answer::Other(response) => Ok(Err(response)),
         });
         match switched {
-            Ok(Ok((backend, carrier))) => Ok(Upgraded { visit, exchange, way, server: self.server, backend, carrier }),
-            Ok(Err(response)) => Err(Stopped::Answered(exchange, Box::new(pass_on(response, visit.id)), visit.permit)),
+            Ok(Ok((backend, carrier))) => Ok(Upgraded { visit, exchange, rule, server: self.server, backend, carrier }),
+            Ok(Err(response)) => {
+                Err(Stopped::Answered(exchange, Box::new(pass_on(response, visit.id, &rule)), visit.permit))
+            }
             Err(refusal) => Err(Stopped::Refused(exchange, refusal, visit.permit)),
         }
     }
 }
 
 /// A backend's answer other than 101, as the client gets it.
-fn pass_on(response: Response<upstream::Bounded>, id: ConnId) -> Response<AnswerBody> {
+fn pass_on(response: Response<upstream::Bounded>, id: ConnId, rule: &Rule) -> Response<AnswerBody> {
     let (mut head, body) = response.into_parts();
     head.headers = forward::response(&head, rejected_status("backend-answer", id));
+    rule.response_edits.apply(&mut head.headers);
     head.extensions.clear();
     head.version = http::Version::HTTP_11;
     Response::from_parts(head, UnsyncBoxBody::new(body))
@@ -239,9 +269,11 @@ fn switch(headers: HeaderMap) -> Response<AnswerBody> {
 impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
     pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
-        let Self { visit, exchange, way, server, backend, carrier } = self;
+        let Self { visit, exchange, rule, server, backend, carrier } = self;
         let status = upgraded_status(carrier.engine(), visit.id);
-        let response = switch(forward::response(&backend.head, status));
+        let mut headers = forward::response(&backend.head, status);
+        rule.response_edits.apply(&mut headers);
+        let response = switch(headers);
         let Ok(Finished { io, read_ahead }) = exchange.answer(response, visit.done_by).await else {
             return Err(Stopped::Gone);
         };
@@ -254,8 +286,8 @@ impl Upgraded {
                 id: visit.id,
                 client: visit.client,
                 listener: visit.listener,
-                route: way.route,
-                backend: way.backend,
+                route: rule.way.route,
+                backend: rule.way.backend,
                 server,
                 accepted_ms: visit.accepted_ms,
             },
