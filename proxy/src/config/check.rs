@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::{BackendTls, Config, PathRule, Rewrite, Route};
+use super::{BackendTls, Config, ERROR_BODIES, ErrorPage, PathRule, Rewrite, Route};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,14 @@ pub enum ConfigError {
         name: String,
         /// The reason, with line and column.
         source: Box<toml::de::Error>,
+    },
+    /// A file with an error body cannot be used.
+    #[error("cannot read the error body {path}: {source}", path = path.display())]
+    ErrorBody {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
     },
     /// It contradicts itself.
     #[error("{name}: {what}")]
@@ -53,6 +61,16 @@ impl Config {
             .or_else(|| self.backends_wrong())
             .or_else(|| self.routes_wrong())
             .or_else(|| self.limits_wrong())
+            .or_else(|| self.errors_wrong())
+    }
+
+    fn errors_wrong(&self) -> Option<String> {
+        if let Some(what) = self.errors.iter().find_map(ErrorPage::wrong) {
+            return Some(format!("an [[error]]: {what}"));
+        }
+        let sum: usize = self.errors.iter().filter_map(|page| page.body.as_ref()).map(String::len).sum();
+        let long = sum > ERROR_BODIES;
+        long.then(|| format!("the bodies of all [[error]]s have {sum} bytes; {ERROR_BODIES} is the most that fits"))
     }
 
     fn listeners_clash(&self) -> Option<String> {

@@ -12,13 +12,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// configuration with a thousand of them still fits the gate.
 const PATTERN_SIZE: usize = 256 * 1024;
 
-/// The hosts of a route: a name, or a list of names. `*.example.com` is every name below `example.com`, and not that
-/// name itself.
+/// A text, or a list of texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Hosts(pub Vec<String>);
+pub struct Texts(pub Vec<String>);
 
-impl From<String> for Hosts {
+impl From<String> for Texts {
     fn from(name: String) -> Self {
         Self(vec![name])
     }

@@ -6,6 +6,7 @@ mod backend;
 mod change;
 mod check;
 mod duration;
+mod error_page;
 mod forwarded;
 mod limits;
 mod listener;
@@ -24,10 +25,11 @@ pub use backend::{Backend, BackendTls};
 pub use change::{HeaderEdits, Rewrite};
 pub use check::ConfigError;
 pub use duration::Bound;
+pub use error_page::{ERROR_BODIES, ErrorPage};
 pub use forwarded::{Forwarded, ForwardedHeader};
 pub use limits::{Limits, Timeouts};
 pub use listener::{Listener, Tls};
-pub use matching::{Condition, Hosts, PathRule, Pattern};
+pub use matching::{Condition, PathRule, Pattern, Texts};
 pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
 pub use route::{NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeouts};
@@ -60,6 +62,9 @@ pub struct Config {
     /// Size limits of everything before a connection is established.
     #[serde(default)]
     pub limits: Limits,
+    /// Bodies for the answers with which Sluice refuses.
+    #[serde(default, rename = "error")]
+    pub errors: Vec<ErrorPage>,
     /// The processes.
     #[serde(default)]
     pub process: Process,
@@ -100,13 +105,17 @@ impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// The file cannot be read, is not TOML, holds an unknown key, or contradicts itself. The message has the
-    /// file's name and, for what TOML can place, the line.
+    /// The file, or one with an error body, cannot be read; it is not TOML, holds an unknown key, or contradicts
+    /// itself. The message has the file's name and, for what TOML can place, the line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let mut config = Self::parse(&text, &path.display().to_string())?;
-        config.resolve_paths(path.parent().unwrap_or(Path::new(".")));
+        let folder = path.parent().unwrap_or(Path::new("."));
+        config.resolve_paths(folder);
+        config.errors.iter_mut().try_for_each(|page| page.load(folder))?;
+        // Once more, with what the files hold.
+        config.check(&path.display().to_string())?;
         Ok(config)
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::{self, Bound};
 use super::matching::short_or_whole;
-use super::{Condition, HeaderEdits, Hosts, OriginRule, PathRule, Rewrite};
+use super::{Condition, HeaderEdits, OriginRule, PathRule, Rewrite, Texts};
 
 /// One route. Of the routes that a request fits, the first in this order serves it: the higher `priority`; the exact
 /// host before the wildcard (a longer one first) before none; the exact path before the pattern before the prefix (a
@@ -16,7 +16,7 @@ use super::{Condition, HeaderEdits, Hosts, OriginRule, PathRule, Rewrite};
 pub struct Route {
     /// The Host that it serves: a name, `*.example.com` for every name below, or a list of such; none: every host.
     #[serde(default, deserialize_with = "short_or_whole")]
-    pub host: Hosts,
+    pub host: Texts,
     /// The path that it serves: a prefix, cut at `/`, as in `"/chat"`; `{ exact = "/chat" }`; or
     /// `{ pattern = "/rooms/[0-9]+" }`. `/`: every path.
     #[serde(default = "defaults::path", deserialize_with = "short_or_whole")]
@@ -68,7 +68,7 @@ impl Default for Route {
     /// Everything, to the backend called `default`.
     fn default() -> Self {
         Self {
-            host: Hosts::default(),
+            host: Texts::default(),
             path: defaults::path(),
             headers: Vec::new(),
             query: Vec::new(),

@@ -162,7 +162,7 @@ impl Carry {
             backend: pair.backend,
             to_backend,
             to_client,
-            limits: Limits::new(&place.gate.config.relay),
+            limits: Limits::new(place.gate.config.ages(pair.facts.route)),
             // A round that is over: the first look comes with the first turn, behind what was sent before.
             patrol: Some(place.gate.patrol.round().wrapping_sub(1)),
             place,

@@ -15,8 +15,10 @@ mod handshake;
 mod kept;
 mod linger;
 mod listen;
+mod pages;
 mod policy;
 mod refusal;
+mod seats;
 mod session;
 mod slots;
 mod stream;
@@ -43,8 +45,10 @@ use self::boot::Equipment;
 use self::carry::Patrol;
 use self::control::{Control, Receiver};
 use self::listen::Port;
+use self::pages::Pages;
 use self::policy::{Routes, Way};
 use self::refusal::{Outcome, Refusal};
+use self::seats::Seats;
 use self::session::Note;
 use self::slots::Slots;
 use self::stream::Stream;
@@ -64,6 +68,7 @@ struct Gate {
     /// What the keeper gives plain pairs.
     engine: Engine,
     routes: Routes,
+    pages: Pages,
     /// By the index of the backend.
     upstreams: Vec<Upstream>,
     stats: Arc<Stats>,
@@ -72,6 +77,7 @@ struct Gate {
     patrol: Patrol,
     arming: Arming,
     admission: Admission,
+    seats: Seats,
     last_id: AtomicU64,
 }
 
@@ -114,9 +120,10 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
 /// Checks what only the gate can: that it could run with this configuration.
 ///
 /// # Errors
-/// What is wrong with which route.
+/// What is wrong with which route or error body.
 pub fn check(config: &Config) -> anyhow::Result<()> {
-    Routes::new(config).map(drop)
+    Routes::new(config)?;
+    Pages::new(config).map(drop)
 }
 
 /// The gate inside its runtime.
@@ -134,6 +141,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     };
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
+        pages: Pages::new(&hello.config)?,
         upstreams: upstreams(&hello.config, connectors),
         engine: hello.engine,
         stats: Arc::new(stats),
@@ -142,6 +150,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         patrol: Patrol::new(hello.config.relay.user_timeout),
         arming: arming(hello.ktls, &hello.config.relay),
         admission,
+        seats: Seats::new(&hello.config, &hello.live_by_route),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
         config: hello.config,
@@ -183,7 +192,10 @@ fn arming(ability: Ability, relay: &Relay) -> Arming {
 async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Gate, snapshots: &Snapshots) -> anyhow::Result<()> {
     while let Some(packet) = receiver.next().await? {
         match packet.message {
-            ToGate::Closed { count } => gate.admission.closed(count as usize),
+            ToGate::Closed { count, by_route } => {
+                gate.admission.closed(count as usize);
+                gate.seats.closed(&by_route);
+            }
             ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
             other => tracing::warn!(?other, "the keeper sent what a running gate does not expect"),
         }

@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Request, Uri, response};
 
-use super::{Opening, Visitor, grammar};
+use super::{Visitor, grammar};
 use crate::config::Forwarded;
 use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS};
 
@@ -73,17 +73,18 @@ fn end_to_end<'a>(
 }
 
 /// The request to the backend, with this target.
-pub(in crate::gate) fn request<B: Default>(
+pub(in crate::gate) fn request<B>(
     head: &Parts,
     target: PathAndQuery,
-    opening: &Opening,
+    hop_by_hop: &[String],
     visitor: &Visitor,
     settings: &Forwarded,
+    body: B,
 ) -> Request<B> {
-    let mut request = Request::new(B::default());
+    let mut request = Request::new(body);
     *request.uri_mut() = Uri::from(target);
     let headers = request.headers_mut();
-    for (name, value) in end_to_end(&head.headers, &opening.hop_by_hop) {
+    for (name, value) in end_to_end(&head.headers, hop_by_hop) {
         // There is no body, so nothing may announce one.
         if !is_claim(name, visitor.trusted) && *name != CONTENT_LENGTH && *name != EXPECT {
             headers.append(name, value.clone());

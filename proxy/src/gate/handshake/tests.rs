@@ -59,7 +59,14 @@ fn sent(
     visitor: &Visitor,
     settings: &Forwarded,
 ) -> Request<Empty<bytes::Bytes>> {
-    forward::request(head, head.uri.path_and_query().unwrap().clone(), opening, visitor, settings)
+    forward::request(
+        head,
+        head.uri.path_and_query().unwrap().clone(),
+        &opening.hop_by_hop,
+        visitor,
+        settings,
+        Empty::new(),
+    )
 }
 
 #[test]

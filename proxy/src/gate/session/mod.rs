@@ -57,7 +57,7 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Opti
         }
         Ok(Err(NoSession::Refused(stream, refusal))) => {
             gate.conclude(&note, Outcome::Refused(refusal));
-            answer_unread(stream, refusal, note.id).await;
+            answer_unread(gate, stream, refusal, note.id).await;
         }
         Ok(Err(NoSession::Lost)) | Err(_) => gate.conclude(&note, Outcome::TlsFailed),
     }
@@ -71,9 +71,9 @@ async fn live(gate: &Arc<Gate>, up: Up) {
     gate.conclude(&note, stopped.outcome());
     match stopped {
         Stopped::Gone | Stopped::Lost(_) => {}
-        Stopped::Unread(stream, refusal, _permit) => answer_unread(stream, refusal, note.id).await,
+        Stopped::Unread(stream, refusal, _permit) => answer_unread(gate, stream, refusal, note.id).await,
         Stopped::Refused(exchange, refusal, _permit) => {
-            answer(exchange, exchange::whole(refusal.answer(note.id))).await;
+            answer(exchange, exchange::whole(refusal.answer(note.id, &gate.pages))).await;
         }
         Stopped::Answered(exchange, response, _permit) => answer(exchange, *response).await,
     }
@@ -90,8 +90,8 @@ async fn answer(exchange: Exchange<Stream>, response: http::Response<AnswerBody>
     }
 }
 
-async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal: Refusal, id: ConnId) {
-    let bytes = refusal.answer_bytes(id);
+async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, mut stream: S, refusal: Refusal, id: ConnId) {
+    let bytes = refusal.answer_bytes(id, &gate.pages);
     let write = async {
         stream.write_all(&bytes).await?;
         stream.flush().await

@@ -180,16 +180,22 @@ impl HeadRead {
 }
 
 impl HeadRead {
-    fn judge(&self, gate: &Gate, visitor: &Visitor) -> Result<(Opening, Arc<Rule>, Request<Empty<Bytes>>), Refusal> {
+    fn judge(
+        &mut self,
+        gate: &Gate,
+        visitor: &Visitor,
+    ) -> Result<(Opening, Arc<Rule>, Request<Empty<Bytes>>), Refusal> {
         let head = &self.head;
         let opening = Opening::check(head, visitor)?;
         let target = &opening.target;
         let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
         let rule = gate.routes.find(&Asked { method, host: &target.host, path: &target.path, query, headers })?;
         rule.admit(&opening.caller, &target.own_origin)?;
+        self.visit.permit.sit(gate.seats.take(rule.way.route)?);
         let sent = head.uri.path_and_query().ok_or(Refusal::Path)?;
         let sent = rule.target(sent, &target.path)?;
-        let mut request = forward::request(head, sent, &opening, visitor, &gate.config.forwarded);
+        let mut request =
+            forward::request(head, sent, &opening.hop_by_hop, visitor, &gate.config.forwarded, Empty::new());
         rule.request_edits.apply(request.headers_mut());
         Ok((opening, rule.clone(), request))
     }
