@@ -55,12 +55,15 @@ use self::stream::Stream;
 use self::tls::{Arming, Connector};
 use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
-use crate::handoff::{ConnId, Engine, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{ConnId, Engine, MAX_MESSAGE, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
 use crate::observe::{self, Admin, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
 const WORKERS: usize = 2;
+
+/// What [`crate::handoff::Hello`] has beside the configuration, in bytes: a few numbers, and some per route with a limit.
+const BESIDE_CONFIG: usize = 32 * 1024;
 
 /// What all connections share.
 struct Gate {
@@ -123,7 +126,14 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
 /// What is wrong with which route or error body.
 pub fn check(config: &Config) -> anyhow::Result<()> {
     Routes::new(config)?;
-    Pages::new(config).map(drop)
+    Pages::new(config)?;
+    let length = postcard::to_stdvec(config).context("the configuration cannot be sent to the gate")?.len();
+    let most = MAX_MESSAGE - BESIDE_CONFIG;
+    anyhow::ensure!(
+        length <= most,
+        "the configuration takes {length} bytes; {most} is the most that the gate can be sent"
+    );
+    Ok(())
 }
 
 /// The gate inside its runtime.

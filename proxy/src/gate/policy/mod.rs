@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
@@ -21,7 +22,7 @@ use self::edits::Of;
 use self::host::HostRule;
 use self::path::PathRule;
 use self::rewrite::Rewrite;
-use super::handshake::{Caller, PlainPath};
+use super::handshake::{Caller, PlainPath, Target};
 use super::refusal::Refusal;
 use crate::config::{Condition, Config, NoOrigin, Origin, OriginRule, Route};
 
@@ -34,7 +35,7 @@ pub(super) struct Routes {
 }
 
 /// What routes look at: the same for a WebSocket handshake and for any other request.
-pub(super) struct Asked<'a> {
+pub(super) struct Subject<'a> {
     pub(super) method: &'a Method,
     /// In lower case, without its port.
     pub(super) host: &'a str,
@@ -69,6 +70,14 @@ pub(super) struct Way {
     pub(super) backend: u16,
 }
 
+impl<'a> Subject<'a> {
+    /// That of a request whose target has been read.
+    pub(super) fn new(head: &'a Parts, target: &'a Target) -> Self {
+        let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
+        Self { method, host: &target.host, path: &target.path, query, headers }
+    }
+}
+
 impl Routes {
     /// Sorts the configured routes by the order in which they are tried ([`Route`] says which).
     ///
@@ -94,9 +103,9 @@ impl Routes {
     ///
     /// # Errors
     /// [`Refusal::NoRoute`].
-    pub(super) fn find(&self, asked: &Asked<'_>) -> Result<&Arc<Rule>, Refusal> {
-        let query = asked.query.filter(|_| self.queried).map(parameters).unwrap_or_default();
-        let serves = |(host, rule): &&(HostRule, Arc<Rule>)| host.matches(asked.host) && rule.serves(asked, &query);
+    pub(super) fn find(&self, subject: &Subject<'_>) -> Result<&Arc<Rule>, Refusal> {
+        let query = subject.query.filter(|_| self.queried).map(parameters).unwrap_or_default();
+        let serves = |(host, rule): &&(HostRule, Arc<Rule>)| host.matches(subject.host) && rule.serves(subject, &query);
         self.entries.iter().find(serves).map(|(_, rule)| rule).ok_or(Refusal::NoRoute)
     }
 }
@@ -157,10 +166,10 @@ fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
 }
 
 impl Rule {
-    fn serves(&self, asked: &Asked<'_>, query: &[(Vec<u8>, Vec<u8>)]) -> bool {
-        self.path.matches(asked.path)
-            && (self.methods.is_empty() || self.methods.contains(asked.method))
-            && self.headers.iter().all(|condition| condition.holds(asked.headers))
+    fn serves(&self, subject: &Subject<'_>, query: &[(Vec<u8>, Vec<u8>)]) -> bool {
+        self.path.matches(subject.path)
+            && (self.methods.is_empty() || self.methods.contains(subject.method))
+            && self.headers.iter().all(|condition| condition.holds(subject.headers))
             && self.query.iter().all(|condition| condition.holds(query))
     }
 

@@ -27,8 +27,7 @@ fn admit(routes: &Routes, host: &str, path: &str, origin: Option<&str>, scheme: 
     let visitor = Visitor::judge(&Forwarded::default(), "192.0.2.1:1".parse().unwrap(), scheme, &head.headers);
     let opening = Opening::check(&head, &visitor).unwrap();
     let target = &opening.target;
-    let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
-    let rule = routes.find(&Asked { method, host: &target.host, path: &target.path, query, headers })?;
+    let rule = routes.find(&Subject::new(&head, target))?;
     rule.admit(&opening.caller, &target.own_origin)?;
     Ok(rule.way)
 }
@@ -135,8 +134,8 @@ impl Router {
         let head = request.body(()).unwrap().into_parts().0;
         let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
         let path = PlainPath::read(head.uri.path()).unwrap();
-        let asked = Asked { method, host: "a.test", path: &path, query, headers };
-        self.0.find(&asked).ok().map(|rule| rule.way.route)
+        let subject = Subject { method, host: "a.test", path: &path, query, headers };
+        self.0.find(&subject).ok().map(|rule| rule.way.route)
     }
 }
 
@@ -260,4 +259,32 @@ fn a_configuration_survives_the_way_to_the_gate() {
     let arrived: Config = postcard::from_bytes(&bytes).unwrap();
     assert_eq!(format!("{config:?}"), format!("{arrived:?}"));
     assert!(Routes::new(&arrived).is_ok());
+}
+
+/// A configuration around these tables.
+fn whole(tables: &str) -> anyhow::Result<()> {
+    let route = if tables.contains("[[route]]") { "" } else { "[[route]]\nbackend = \"app\"\n" };
+    let more = "[[listener]]\nbind = \"127.0.0.1:0\"\n[[backend]]\nname = \"app\"\nservers = [\"127.0.0.1:1\"]\n";
+    crate::gate::check(&Config::parse(&format!("{more}{route}{tables}"), "test")?)
+}
+
+#[test]
+fn the_examples_in_the_documentation_are_taken() {
+    for file in ["routes.md", "answers.md"] {
+        let text = std::fs::read_to_string(format!("{}/../docs/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let examples: Vec<&str> =
+            text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert!(!examples.is_empty(), "{file}");
+        for example in examples {
+            whole(example).unwrap_or_else(|error| panic!("{file}: {example}\n{error:#}"));
+        }
+    }
+}
+
+#[test]
+fn a_configuration_that_does_not_fit_a_message_is_refused() {
+    let routes = |count: usize| (0..count).map(|at| format!("[[route]]\nbackend = \"app\"\npath = \"/a/{at}\"\n"));
+    assert!(whole(&routes(1000).collect::<String>()).is_ok());
+    let error = whole(&routes(20_000).collect::<String>()).unwrap_err().to_string();
+    assert!(error.contains("the most that the gate can be sent"), "{error}");
 }

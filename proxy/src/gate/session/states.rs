@@ -19,7 +19,7 @@ use crate::gate::admission::Permit;
 use crate::gate::carrier::Carrier;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest};
 use crate::gate::handshake::{Opening, Visitor, check_switch, forward};
-use crate::gate::policy::{Asked, Rule};
+use crate::gate::policy::{Rule, Subject};
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
 use crate::gate::stream::{Keys, Stream};
 use crate::gate::upstream::{self, Answer, Switched};
@@ -28,6 +28,7 @@ use crate::handoff::{ConnId, Facts, MAX_LEFTOVER};
 /// What is known of a connection from its accept on.
 pub(in crate::gate) struct Visit {
     pub(in crate::gate) id: ConnId,
+    /// Whoever is at the other end of the connection: the client, or a proxy before it.
     pub(in crate::gate) client: SocketAddr,
     pub(in crate::gate) listener: u16,
     /// Milliseconds since the Unix epoch.
@@ -78,10 +79,15 @@ pub(super) struct Admitted {
     visit: Visit,
     exchange: Exchange<Stream>,
     keys: Keys,
+    /// Its address, which the peer's need not be.
+    client: SocketAddr,
     opening: Opening,
     request: Request<Empty<Bytes>>,
     rule: Arc<Rule>,
 }
+
+/// What is made of a request that may enter.
+type Passed = (Opening, Arc<Rule>, Request<Empty<Bytes>>);
 
 /// A request with a connection to a server that can answer it.
 pub(super) struct Dialled {
@@ -94,6 +100,7 @@ pub(super) struct Dialled {
 pub(super) struct Upgraded {
     visit: Visit,
     exchange: Exchange<Stream>,
+    client: SocketAddr,
     rule: Arc<Rule>,
     server: u16,
     backend: Switched,
@@ -160,13 +167,13 @@ impl HeadRead {
     /// Finds the client's own address and the route. The log names the client from here on.
     pub(super) fn admit(mut self, gate: &Gate, note: &mut Note) -> Result<Admitted, Stopped> {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.keys.scheme(), &self.head.headers);
-        (self.visit.client, note.client) = (visitor.client, visitor.client);
+        note.client = visitor.client;
         let judged = self.judge(gate, &visitor);
         let Self { mut visit, exchange, keys, head } = self;
         match judged {
             Ok((opening, rule, request)) => {
                 visit.done_by = done_by(gate, visit.done_by, &rule);
-                Ok(Admitted { visit, exchange, keys, opening, request, rule })
+                Ok(Admitted { visit, exchange, keys, client: visitor.client, opening, request, rule })
             }
             Err(refusal) => {
                 // Without the query, which may hold a token.
@@ -177,19 +184,12 @@ impl HeadRead {
             }
         }
     }
-}
 
-impl HeadRead {
-    fn judge(
-        &mut self,
-        gate: &Gate,
-        visitor: &Visitor,
-    ) -> Result<(Opening, Arc<Rule>, Request<Empty<Bytes>>), Refusal> {
+    fn judge(&mut self, gate: &Gate, visitor: &Visitor) -> Result<Passed, Refusal> {
         let head = &self.head;
         let opening = Opening::check(head, visitor)?;
         let target = &opening.target;
-        let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
-        let rule = gate.routes.find(&Asked { method, host: &target.host, path: &target.path, query, headers })?;
+        let rule = gate.routes.find(&Subject::new(head, target))?;
         rule.admit(&opening.caller, &target.own_origin)?;
         self.visit.permit.sit(gate.seats.take(rule.way.route)?);
         let sent = head.uri.path_and_query().ok_or(Refusal::Path)?;
@@ -225,7 +225,7 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut exchange, keys, opening, request, rule } = self.admitted;
+        let Admitted { visit, mut exchange, keys, client, opening, request, rule } = self.admitted;
         let late = after(gate.config.timeouts(rule.way.route).response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
         let answer = match exchange.while_there(ask).await {
@@ -245,7 +245,9 @@ impl Dialled {
             Answer::Other(response) => Ok(Err(response)),
         });
         match switched {
-            Ok(Ok((backend, carrier))) => Ok(Upgraded { visit, exchange, rule, server: self.server, backend, carrier }),
+            Ok(Ok((backend, carrier))) => {
+                Ok(Upgraded { visit, exchange, client, rule, server: self.server, backend, carrier })
+            }
             Ok(Err(response)) => {
                 Err(Stopped::Answered(exchange, Box::new(pass_on(response, visit.id, &rule)), visit.permit))
             }
@@ -275,7 +277,7 @@ fn switch(headers: HeaderMap) -> Response<AnswerBody> {
 impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
     pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
-        let Self { visit, exchange, rule, server, backend, carrier } = self;
+        let Self { visit, exchange, client, rule, server, backend, carrier } = self;
         let status = upgraded_status(carrier.engine(), visit.id);
         let mut headers = forward::response(&backend.head, status);
         rule.response_edits.apply(&mut headers);
@@ -290,7 +292,7 @@ impl Upgraded {
         let pair = Quiesced {
             facts: Facts {
                 id: visit.id,
-                client: visit.client,
+                client,
                 listener: visit.listener,
                 route: rule.way.route,
                 backend: rule.way.backend,
