@@ -34,6 +34,7 @@ const websocket = () =>
       if (headers["sec-websocket-protocol"] !== "echo") return fail("no subprotocol");
       const socket = new WebSocket(null, undefined, { autoPong: true });
       stream.setNoDelay = () => {};
+      socket._isServer = false;
       socket.setSocket(stream, Buffer.alloc(0), { maxPayload: 1 << 24, allowSynchronousEvents: true });
       let next = 0;
       const send = () => (next < messages.length ? socket.send(messages[next]) : socket.close(4001, "done"));

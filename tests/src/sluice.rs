@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::process::Signal;
 use rustls::ClientConfig;
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::Via;
 use crate::backend::RawBackend;
 use crate::certificate::{Certificate, Identity, of_backends, of_the_proxy};
 use crate::http::{self, Head};
-use crate::process::{Program, descendants, free_addresses, status_field};
+use crate::process::{Program, descendants, free_addresses, signal_pid, status_field};
 use crate::stream::Stream;
 use crate::wait::eventually;
 
@@ -288,6 +289,17 @@ impl Sluice {
     #[must_use]
     pub fn gate(&self) -> Option<u32> {
         self.named("sluice-gate")
+    }
+
+    /// Kills the gate and waits for the next one.
+    ///
+    /// # Panics
+    /// There is no gate to kill, or no other one comes.
+    #[expect(clippy::expect_used, reason = "a test fails by panicking")]
+    pub fn kill_gate(&self) {
+        let first = eventually("there is a gate", || self.gate());
+        signal_pid(first, Signal::KILL).expect("the gate can be killed");
+        eventually("there is another gate", || self.gate().filter(|&gate| gate != first));
     }
 
     fn named(&self, name: &str) -> Option<u32> {

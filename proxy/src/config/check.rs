@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::{BackendTls, Config};
+use super::{BackendTls, Config, ERROR_BODIES, ErrorPage, PathRule, Rewrite, Route};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,14 @@ pub enum ConfigError {
         name: String,
         /// The reason, with line and column.
         source: Box<toml::de::Error>,
+    },
+    /// A file with an error body cannot be used.
+    #[error("cannot read the error body {path}: {source}", path = path.display())]
+    ErrorBody {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
     },
     /// It contradicts itself.
     #[error("{name}: {what}")]
@@ -53,6 +61,16 @@ impl Config {
             .or_else(|| self.backends_wrong())
             .or_else(|| self.routes_wrong())
             .or_else(|| self.limits_wrong())
+            .or_else(|| self.errors_wrong())
+    }
+
+    fn errors_wrong(&self) -> Option<String> {
+        if let Some(what) = self.errors.iter().find_map(ErrorPage::wrong) {
+            return Some(format!("an [[error]]: {what}"));
+        }
+        let sum: usize = self.errors.iter().filter_map(|page| page.body.as_ref()).map(String::len).sum();
+        let long = sum > ERROR_BODIES;
+        long.then(|| format!("the bodies of all [[error]]s have {sum} bytes; {ERROR_BODIES} is the most that fits"))
     }
 
     fn listeners_clash(&self) -> Option<String> {
@@ -86,19 +104,36 @@ impl Config {
     }
 
     fn routes_wrong(&self) -> Option<String> {
-        let mut seen = HashSet::new();
-        for route in &self.routes {
-            if !self.backends.iter().any(|backend| backend.name == route.backend) {
-                return Some(format!("route {:?} names backend {:?}, which is not defined", route.path, route.backend));
-            }
-            if !route.path.starts_with('/') {
-                return Some(format!("route path {:?} does not begin with /", route.path));
-            }
-            if !seen.insert((route.host.as_deref().map(str::to_ascii_lowercase), &route.path)) {
-                return Some(format!("two routes serve host {:?} and path {:?}", route.host, route.path));
-            }
+        self.routes.iter().find_map(|route| {
+            let what = self.route_wrong(route)?;
+            Some(format!("route {:?}: {what}", route.path.to_string()))
+        })
+    }
+
+    fn route_wrong(&self, route: &Route) -> Option<String> {
+        if !self.backends.iter().any(|backend| backend.name == route.backend) {
+            return Some(format!("it names backend {:?}, which is not defined", route.backend));
         }
-        None
+        if let PathRule::Prefix(path) | PathRule::Exact(path) = &route.path
+            && !path.starts_with('/')
+        {
+            return Some(format!("its path {path:?} does not begin with /"));
+        }
+        let mut conditions = route.headers.iter().chain(&route.query);
+        if let Some(wrong) = conditions.find(|condition| condition.tests() != 1) {
+            let name = &wrong.name;
+            return Some(format!("its condition on {name:?} needs exactly one of value, prefix, pattern and present"));
+        }
+        let fits = match (&route.rewrite, &route.path) {
+            (None | Some(Rewrite::StripPrefix(true) | Rewrite::Prefix(_)), PathRule::Prefix(_)) => true,
+            (None | Some(Rewrite::Replace(_)), PathRule::Exact(_) | PathRule::Pattern(_)) => true,
+            (Some(Rewrite::StripPrefix(false)), _) => {
+                return Some("rewrite.strip_prefix = false does nothing: leave it out".into());
+            }
+            _ => false,
+        };
+        let rule = "rewrite takes strip_prefix or prefix for a path prefix, replace for an exact path or a pattern";
+        (!fits).then(|| rule.into())
     }
 
     fn limits_wrong(&self) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 fn parse<E: Error>(text: &str) -> Result<Duration, E> {
     let duration = humantime::parse_duration(text)
@@ -37,3 +37,21 @@ pub(super) mod optional {
         if text == "off" { Ok(None) } else { parse(&text).map(Some) }
     }
 }
+
+/// One that need not be there. (A setting that is not there is not read at all: its default is `None`.)
+pub(super) mod maybe {
+    use super::{Deserialize, Deserializer, Duration, Serialize, Serializer, parse};
+
+    pub(in super::super) fn serialize<S: Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        value.map(|value| humantime::format_duration(value).to_string()).serialize(to)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Option::<String>::deserialize(from)?.map(|text| parse(&text)).transpose()
+    }
+}
+
+/// A limit in place of another: `"off"`, or a duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Bound(#[serde(with = "optional")] pub Option<Duration>);

@@ -3,26 +3,36 @@
 //! Unknown keys are refused with their line. Every default says why it is what it is.
 
 mod backend;
+mod change;
 mod check;
 mod duration;
+mod error_page;
+mod forwarded;
 mod limits;
 mod listener;
+mod matching;
 mod origin;
 mod relay;
 mod route;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use backend::{Backend, BackendTls, SameSite, Sticky};
+pub use change::{HeaderEdits, Rewrite};
 pub use check::ConfigError;
+pub use duration::Bound;
+pub use error_page::{ERROR_BODIES, ErrorPage};
+pub use forwarded::{Forwarded, ForwardedHeader};
 pub use limits::{Limits, Timeouts};
 pub use listener::{Listener, Tls};
+pub use matching::{Condition, PathRule, Pattern, Texts};
 pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
-pub use route::{HttpMode, NoOrigin, Route};
+pub use route::{HttpMode, NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeouts};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,12 +44,15 @@ pub struct Config {
     /// Where clients connect.
     #[serde(default, rename = "listener")]
     pub listeners: Vec<Listener>,
-    /// Which requests go to which backend; the most specific host and then the longest path win.
+    /// Which requests go to which backend; the most specific route wins.
     #[serde(default, rename = "route")]
     pub routes: Vec<Route>,
     /// Named groups of servers.
     #[serde(default, rename = "backend")]
     pub backends: Vec<Backend>,
+    /// Proxies in front of Sluice, and what backends are told of clients.
+    #[serde(default)]
+    pub forwarded: Forwarded,
     /// How established connections are carried.
     #[serde(default)]
     pub relay: Relay,
@@ -49,6 +62,9 @@ pub struct Config {
     /// Size limits of everything before a connection is established.
     #[serde(default)]
     pub limits: Limits,
+    /// Bodies for the answers with which Sluice refuses.
+    #[serde(default, rename = "error")]
+    pub errors: Vec<ErrorPage>,
     /// The processes.
     #[serde(default)]
     pub process: Process,
@@ -76,17 +92,30 @@ impl Default for Process {
     }
 }
 
+/// The limits on an established pair's silence and age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// No byte in either direction for this long.
+    pub idle: Option<Duration>,
+    /// Established for this long.
+    pub lifetime: Option<Duration>,
+}
+
 impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// The file cannot be read, is not TOML, holds an unknown key, or contradicts itself. The message has the
-    /// file's name and, for what TOML can place, the line.
+    /// The file, or one with an error body, cannot be read; it is not TOML, holds an unknown key, or contradicts
+    /// itself. The message has the file's name and, for what TOML can place, the line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let mut config = Self::parse(&text, &path.display().to_string())?;
-        config.resolve_paths(path.parent().unwrap_or(Path::new(".")));
+        let folder = path.parent().unwrap_or(Path::new("."));
+        config.resolve_paths(folder);
+        config.errors.iter_mut().try_for_each(|page| page.load(folder))?;
+        // Once more, with what the files hold.
+        config.check(&path.display().to_string())?;
         Ok(config)
     }
 
@@ -109,14 +138,7 @@ impl Config {
                 .into_iter()
                 .map(|bind| Listener { bind, tls: None, http2: listener::defaults::http2() })
                 .collect(),
-            routes: vec![Route {
-                host: None,
-                path: route::defaults::path(),
-                origins: route::defaults::origins(),
-                no_origin: NoOrigin::default(),
-                http: HttpMode::default(),
-                backend: "default".into(),
-            }],
+            routes: vec![Route::default()],
             backends: vec![Backend {
                 name: "default".into(),
                 servers,
@@ -125,6 +147,31 @@ impl Config {
                 tls: None,
             }],
             ..Self::default()
+        }
+    }
+
+    /// The time limits of a handshake on this route.
+    #[must_use]
+    pub fn timeouts(&self, route: u16) -> Timeouts {
+        let (own, general) = (self.routes.get(usize::from(route)).map(|route| &route.timeouts), &self.timeouts);
+        Timeouts {
+            head: general.head,
+            dial: own.and_then(|own| own.dial).unwrap_or(general.dial),
+            response: own.and_then(|own| own.response).unwrap_or(general.response),
+            handshake: own.and_then(|own| own.handshake).unwrap_or(general.handshake),
+            http_response: own.and_then(|own| own.http_response).unwrap_or(general.http_response),
+            keep_alive: general.keep_alive,
+        }
+    }
+
+    /// The limits on silence and on age of an established pair of this route.
+    #[must_use]
+    pub fn ages(&self, route: u16) -> Ages {
+        let own = self.routes.get(usize::from(route)).map(|route| &route.relay);
+        let pick = |own: Option<Bound>, general| own.map_or(general, |Bound(limit)| limit);
+        Ages {
+            idle: pick(own.and_then(|own| own.idle_timeout), self.relay.idle_timeout),
+            lifetime: pick(own.and_then(|own| own.max_lifetime), self.relay.max_lifetime),
         }
     }
 

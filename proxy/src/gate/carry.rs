@@ -146,7 +146,7 @@ struct Carry {
 
 // What one idle pair costs beside its TLS sessions and tokio's state of a task and two sockets: no buffer may come in
 // here.
-const _: () = assert!(size_of::<Carry>() + size_of_task(&carry_on) <= 544);
+const _: () = assert!(size_of::<Carry>() + size_of_task(&carry_on) <= 576);
 
 const fn size_of_task<F>(_: &impl Fn(Box<Carry>) -> F) -> usize {
     size_of::<F>()
@@ -164,7 +164,7 @@ impl Carry {
             backend: pair.backend,
             to_backend,
             to_client,
-            limits: Limits::new(&place.gate.config.relay),
+            limits: Limits::new(place.gate.config.ages(pair.facts.route)),
             // A round that is over: the first look comes with the first turn, behind what was sent before.
             patrol: Some(place.gate.patrol.round().wrapping_sub(1)),
             place,

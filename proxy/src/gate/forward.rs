@@ -44,8 +44,8 @@ pub(super) async fn forward(
     let moved = Arc::new(AtomicU64::new(0));
     let mut request = request.map(|body| RequestBody::new(Counting { body, moved: moved.clone() }));
     loop {
-        let (server, mut sender, used) = reach(gate, way.backend, kept, id).await?;
-        let asked = ask(&mut sender, request, &moved, gate.config.timeouts.http_response).await;
+        let (server, mut sender, used) = reach(gate, way, kept, id).await?;
+        let asked = ask(&mut sender, request, &moved, gate.config.timeouts(way.route).http_response).await;
         match asked {
             Ok(response) => return Ok((server, answered(response, sender, (way.backend, server), gate)?)),
             // The server closed it before the request was written: there is another one, or a new one.
@@ -61,23 +61,23 @@ pub(super) async fn forward(
 }
 
 /// A server of a backend with a connection to it, and whether that has been used before.
-async fn reach(gate: &Arc<Gate>, backend: u16, kept: Option<Kept>, id: ConnId) -> Result<(u16, Sender, bool), Refusal> {
+async fn reach(gate: &Arc<Gate>, way: Way, kept: Option<Kept>, id: ConnId) -> Result<(u16, Sender, bool), Refusal> {
     let mut last = Refusal::BackendUnreachable;
-    for server in gate.turn(backend, kept) {
-        if let Some(sender) = gate.pool.take((backend, server)) {
+    for server in gate.turn(way.backend, kept) {
+        if let Some(sender) = gate.pool.take((way.backend, server)) {
             return Ok((server, sender, true));
         }
-        match connect(gate, (backend, server)).await {
+        match connect(gate, way, server).await {
             Ok(sender) => return Ok((server, sender, false)),
-            Err(failure) => last = gate.passed_over(backend, server, id, &failure),
+            Err(failure) => last = gate.passed_over(way.backend, server, id, &failure),
         }
     }
     Err(last)
 }
 
 /// A new connection to a server.
-async fn connect(gate: &Arc<Gate>, (backend, server): Place) -> Result<Sender, Failure> {
-    let stream = gate.connect(backend, server).await?;
+async fn connect(gate: &Arc<Gate>, way: Way, server: u16) -> Result<Sender, Failure> {
+    let stream = gate.connect(way, server).await?;
     let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits).await?;
     // Ends with the connection, which ends when its sender and its answer are dropped.
     tokio::spawn(async move {

@@ -18,9 +18,11 @@ mod http2;
 mod kept;
 mod linger;
 mod listen;
+mod pages;
 mod policy;
 mod pool;
 mod refusal;
+mod seats;
 mod session;
 mod slots;
 mod sticky;
@@ -50,9 +52,11 @@ use self::carry::Patrol;
 use self::control::{Control, Receiver};
 use self::handshake::Scheme;
 use self::listen::Port;
-use self::policy::Routes;
+use self::pages::Pages;
+use self::policy::{Routes, Way};
 use self::pool::Pool;
 use self::refusal::{Outcome, Refusal};
+use self::seats::Seats;
 use self::session::{Note, now_ms};
 use self::slots::Slots;
 use self::sticky::{Kept, Sticky};
@@ -61,12 +65,15 @@ use self::tls::{Arming, Connector};
 use self::upstream::Failure;
 use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
-use crate::handoff::{ConnId, Engine, Hello, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{ConnId, Engine, Hello, MAX_MESSAGE, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
 use crate::observe::{self, Admin, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
 const WORKERS: usize = 2;
+
+/// What [`crate::handoff::Hello`] has beside the configuration, in bytes: a few numbers, and some per route with a limit.
+const BESIDE_CONFIG: usize = 32 * 1024;
 
 /// What all connections share.
 struct Gate {
@@ -74,6 +81,7 @@ struct Gate {
     /// What the keeper gives plain pairs.
     engine: Engine,
     routes: Routes,
+    pages: Pages,
     /// By the index of the backend.
     upstreams: Vec<Upstream>,
     stats: Arc<Stats>,
@@ -83,6 +91,7 @@ struct Gate {
     arming: Arming,
     admission: Admission,
     pool: Pool,
+    seats: Seats,
     last_id: AtomicU64,
 }
 
@@ -123,6 +132,22 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
     served
 }
 
+/// Checks what only the gate can: that it could run with this configuration.
+///
+/// # Errors
+/// What is wrong with which route or error body.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    Routes::new(config)?;
+    Pages::new(config)?;
+    let length = postcard::to_stdvec(config).context("the configuration cannot be sent to the gate")?.len();
+    let most = MAX_MESSAGE - BESIDE_CONFIG;
+    anyhow::ensure!(
+        length <= most,
+        "the configuration takes {length} bytes; {most} is the most that the gate can be sent"
+    );
+    Ok(())
+}
+
 /// The gate inside its runtime.
 async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let control = Arc::new(Control::new(control).context("cannot watch the control socket")?);
@@ -138,6 +163,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     };
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
+        pages: Pages::new(&hello.config)?,
         upstreams: upstreams(&hello, connectors),
         engine: hello.engine,
         stats: Arc::new(stats),
@@ -147,6 +173,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         arming: arming(hello.ktls, &hello.config.relay),
         admission,
         pool: Pool::default(),
+        seats: Seats::new(&hello.config, &hello.live_by_route),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
         config: hello.config,
@@ -194,7 +221,10 @@ fn arming(ability: Ability, relay: &Relay) -> Arming {
 async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Gate, snapshots: &Snapshots) -> anyhow::Result<()> {
     while let Some(packet) = receiver.next().await? {
         match packet.message {
-            ToGate::Closed { count } => gate.admission.closed(count as usize),
+            ToGate::Closed { count, by_route } => {
+                gate.admission.closed(count as usize);
+                gate.seats.closed(&by_route);
+            }
             ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
             other => tracing::warn!(?other, "the keeper sent what a running gate does not expect"),
         }
@@ -266,24 +296,26 @@ impl Gate {
     ///
     /// # Errors
     /// It cannot be reached.
-    async fn connect(&self, backend: u16, server: u16) -> Result<Stream, Failure> {
-        let (Some(upstream), Some(address)) = (self.upstreams.get(usize::from(backend)), self.server(backend, server))
+    async fn connect(&self, way: Way, server: u16) -> Result<Stream, Failure> {
+        let (Some(upstream), Some(address)) =
+            (self.upstreams.get(usize::from(way.backend)), self.server(way.backend, server))
         else {
             return Err(Refusal::Internal.into());
         };
-        upstream::dial(address, upstream.tls.as_ref(), &self.arming, self.config.timeouts.dial).await
+        let patience = self.config.timeouts(way.route).dial;
+        upstream::dial(address, upstream.tls.as_ref(), &self.arming, patience).await
     }
 
     /// Connects to a server of a backend.
     ///
     /// # Errors
     /// What the last dial said.
-    async fn dial(&self, backend: u16, kept: Option<Kept>, id: ConnId) -> Result<(u16, Stream), Refusal> {
+    async fn dial(&self, way: Way, kept: Option<Kept>, id: ConnId) -> Result<(u16, Stream), Refusal> {
         let mut last = Refusal::BackendUnreachable;
-        for server in self.turn(backend, kept) {
-            match self.connect(backend, server).await {
+        for server in self.turn(way.backend, kept) {
+            match self.connect(way, server).await {
                 Ok(stream) => return Ok((server, stream)),
-                Err(failure) => last = self.passed_over(backend, server, id, &failure),
+                Err(failure) => last = self.passed_over(way.backend, server, id, &failure),
             }
         }
         Err(last)

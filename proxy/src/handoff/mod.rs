@@ -243,6 +243,8 @@ pub enum ToGate {
     Closed {
         /// How many.
         count: u32,
+        /// How many of each route that has a limit on them: the route's index and the number.
+        by_route: Vec<(u16, u32)>,
     },
     /// The answer to [`ToKeeper::Snapshot`]. One descriptor: a memfd with a postcard-encoded [`Snapshot`].
     Snapshot {
@@ -266,6 +268,8 @@ pub struct Hello {
     pub capacity: u32,
     /// How many it holds now, from earlier gates.
     pub live: u32,
+    /// How many of each route that has a limit on them: the route's index and the number.
+    pub live_by_route: Vec<(u16, u32)>,
     /// Made at random when the keeper started: every gate of its makes and believes the same cookies.
     pub secret: CookieKey,
 }

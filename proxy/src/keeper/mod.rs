@@ -14,6 +14,7 @@ mod snapshot;
 mod table;
 mod timers;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -163,7 +164,8 @@ impl Keeper {
             if self.gate.next_start(now) == Some(Duration::ZERO) {
                 self.start_gate()?;
             }
-            let retry = (self.relay.ended.unreported > 0 && self.gate.control().is_some()).then_some(GATE_RETRY);
+            let retry =
+                (!self.relay.ended.unreported.is_empty() && self.gate.control().is_some()).then_some(GATE_RETRY);
             let sleep = [self.relay.sleep(now), self.gate.next_start(now), until.map(|until| until - now), retry];
             let ready = self.relay.reactor.wait(sleep.into_iter().flatten().min()).context("epoll failed")?;
             for (source, flags) in ready {
@@ -217,7 +219,7 @@ impl Keeper {
         self.listeners.rewind().context("cannot read the certificate files again")?;
         let control = self.gate.control().context("there is no gate")?;
         self.relay.reactor.add(control, Source::Gate, EventFlags::IN | EventFlags::RDHUP)?;
-        self.relay.ended.unreported = 0;
+        self.relay.ended.unreported.clear();
         let hello = Hello {
             config: self.config.clone(),
             engine: self.relay.engine(),
@@ -226,6 +228,7 @@ impl Keeper {
             capacity: self.capacity,
             live: self.relay.table.live(),
             secret: self.secret.clone(),
+            live_by_route: self.live_by_route(),
         };
         wire::send(control, &ToGate::Hello(Box::new(hello)), &[self.stats_file.as_fd()])?;
         for (index, listener) in (0..).zip(&self.listeners.clients) {
@@ -298,7 +301,7 @@ impl Keeper {
         match <[OwnedFd; 2]>::try_from(fds) {
             Ok(sockets) if sane => self.relay.open(pair, sockets, Instant::now()),
             _ => {
-                self.relay.ended.unreported += 1;
+                self.relay.ended.left(pair.facts.route);
                 tracing::error!(conn = %pair.facts.id, "the gate handed over a pair that makes no sense");
             }
         }
@@ -322,16 +325,33 @@ impl Keeper {
         }
     }
 
+    /// How many pairs there are of each route with a limit on them.
+    fn live_by_route(&self) -> Vec<(u16, u32)> {
+        let mut live: BTreeMap<u16, u32> = BTreeMap::new();
+        for (_, pair) in self.relay.table.iter() {
+            *live.entry(pair.facts.route).or_default() += 1;
+        }
+        self.limited(live.into_iter())
+    }
+
+    /// Those counts that the gate keeps: of the routes with a limit.
+    fn limited(&self, counts: impl Iterator<Item = (u16, u32)>) -> Vec<(u16, u32)> {
+        let limit = |route: u16| self.config.routes.get(usize::from(route)).map_or(0, |route| route.limits.connections);
+        counts.filter(|(route, _)| limit(*route) > 0).collect()
+    }
+
     /// Tells the gate how many of the keeper's pairs have ended, as soon as it listens.
     fn report_ended(&mut self) {
-        let count = self.relay.ended.unreported;
-        if count == 0 {
+        let ended = &self.relay.ended.unreported;
+        if ended.is_empty() {
             return;
         }
+        let count = ended.values().sum();
+        let by_route = self.limited(ended.iter().map(|(route, count)| (*route, *count)));
         if let Some(control) = self.gate.control()
-            && wire::send(control, &ToGate::Closed { count }, &[]).is_ok()
+            && wire::send(control, &ToGate::Closed { count, by_route }, &[]).is_ok()
         {
-            self.relay.ended.unreported = 0;
+            self.relay.ended.unreported.clear();
         }
     }
 }

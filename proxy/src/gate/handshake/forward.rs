@@ -1,16 +1,16 @@
 //! Which headers pass, and which are ours.
 
-use std::net::IpAddr;
-
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
     ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, response};
 
-use super::{Scheme, asks_for_websocket, grammar};
-use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS, Refusal};
+use super::{Visitor, asks_for_websocket, grammar};
+use crate::config::Forwarded;
+use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS};
 
 /// Headers that end at every hop, whether Connection names them or not (RFC 9110 §7.6.1, and RFC 2616 §13.5.1 for
 /// the older ones).
@@ -43,10 +43,21 @@ fn is_protected(name: &str) -> bool {
 }
 
 /// Whether a header claims what only a proxy can know. Strangers are not believed, in any spelling that a CGI-like
-/// backend would read as the same name.
-fn is_claim(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
-    name.starts_with("x-forwarded-") || name == "x-real-ip" || name == FORWARDED.as_str()
+/// backend would read as the same name. Of a trusted proxy's, those go that are written anew, and those in another
+/// spelling, which it has passed on.
+fn is_claim(name: &HeaderName, trusted: bool) -> bool {
+    let plain = name.as_str().replace('_', "-");
+    let claims = plain.starts_with("x-forwarded-") || plain == "x-real-ip" || plain == FORWARDED.as_str();
+    let anew = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", FORWARDED.as_str()];
+    claims && (!trusted || plain != name.as_str() || anew.contains(&name.as_str()))
+}
+
+/// Whether nobody but HTTP and Sluice may write a header: it rules the connection, the body's length or the handshake.
+pub(in crate::gate) fn is_ours(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+        || is_status(name)
+        || [CONTENT_LENGTH, EXPECT].contains(name)
+        || name.as_str().starts_with("sec-websocket-")
 }
 
 fn is_status(name: &HeaderName) -> bool {
@@ -63,19 +74,16 @@ fn end_to_end<'a>(
     })
 }
 
-/// The request to the backend: the client's, without what ends here, and with what only we know. For a WebSocket the
-/// Upgrade is ours; else the body's length is for the HTTP library to say.
-///
-/// # Errors
-/// [`Refusal::Path`] if the target cannot be written as a path.
+/// The request to the backend: the client's with this target, without what ends here, and with what only we know. For a
+/// WebSocket the Upgrade is ours; else the body's length is for the HTTP library to say.
 pub(in crate::gate) fn request<B>(
     head: &Parts,
+    target: PathAndQuery,
     hop_by_hop: &[String],
-    client: IpAddr,
-    scheme: Scheme,
+    visitor: &Visitor,
+    settings: &Forwarded,
     body: B,
-) -> Result<Request<B>, Refusal> {
-    let target = head.uri.path_and_query().cloned().ok_or(Refusal::Path)?;
+) -> Request<B> {
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from(target);
@@ -83,20 +91,15 @@ pub(in crate::gate) fn request<B>(
     for (name, value) in end_to_end(&head.headers, hop_by_hop) {
         // A POST that says that it is empty may need to (RFC 9110 §8.6).
         let empty_body = *name == CONTENT_LENGTH && head.method != Method::GET && value.as_bytes() == b"0";
-        if !is_claim(name) && *name != EXPECT && (*name != CONTENT_LENGTH || empty_body) {
+        if !is_claim(name, visitor.trusted) && *name != EXPECT && (*name != CONTENT_LENGTH || empty_body) {
             headers.append(name, value.clone());
         }
     }
     if asks_for_websocket(head) {
         switch(headers);
     }
-    let address = HeaderValue::from_str(&client.to_canonical().to_string()).map_err(|_| Refusal::Internal)?;
-    headers.insert("x-forwarded-for", address);
-    headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme.http()));
-    if let Some(host) = head.headers.get(HOST) {
-        headers.insert("x-forwarded-host", host.clone());
-    }
-    Ok(request)
+    visitor.tell(settings, head.headers.get(HOST), headers);
+    request
 }
 
 fn switch(headers: &mut HeaderMap) {

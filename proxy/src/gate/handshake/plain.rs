@@ -4,23 +4,17 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, TRANSFER_
 use http::request::Parts;
 use http::{Method, Version};
 
-use super::path::PlainPath;
-use super::request::{Caller, Scheme, caller, host};
-use super::{forward, grammar};
-use crate::config::Origin;
+use super::request::{Caller, caller};
+use super::{Target, Visitor, forward, grammar};
 use crate::gate::refusal::Refusal;
 
 /// A request that is no WebSocket handshake and can be passed on: only [`Plain::check`] makes one.
 #[derive(Clone, Debug)]
 pub(in crate::gate) struct Plain {
-    /// The Host's name, in lower case, without its port.
-    pub(in crate::gate) host: String,
-    /// The origin that pages of this very server have.
-    pub(in crate::gate) own_origin: Origin,
+    /// Whom it is for.
+    pub(in crate::gate) target: Target,
     /// The page that the client belongs to.
     pub(in crate::gate) caller: Caller,
-    /// The path, for the route.
-    pub(in crate::gate) path: PlainPath,
     /// The headers that Connection names, in lower case: they end here.
     pub(in crate::gate) hop_by_hop: Vec<String>,
     /// The client is told that its connection closes behind the answer.
@@ -37,7 +31,7 @@ impl Plain {
     ///
     /// # Errors
     /// The first thing that is wrong with it.
-    pub(in crate::gate) fn check(head: &Parts, scheme: Scheme) -> Result<Self, Refusal> {
+    pub(in crate::gate) fn check(head: &Parts, visitor: &Visitor) -> Result<Self, Refusal> {
         let headers = &head.headers;
         if head.version != Version::HTTP_11 {
             return Err(Refusal::HttpVersion);
@@ -46,18 +40,10 @@ impl Plain {
         if matches!(head.method, Method::CONNECT | Method::TRACE) {
             return Err(Refusal::Method);
         }
-        let (host, own_origin) = host(head, scheme)?;
-        let path = PlainPath::read(head.uri.path()).ok_or(Refusal::Path)?;
+        let target = Target::read(head, visitor)?;
         let connection = grammar::tokens(headers, CONNECTION).ok_or(Refusal::Connection)?;
         let last = framing(headers)?;
-        Ok(Self {
-            host,
-            own_origin,
-            caller: caller(headers)?,
-            path,
-            hop_by_hop: forward::named_hop_by_hop(&connection),
-            last,
-        })
+        Ok(Self { target, caller: caller(headers)?, hop_by_hop: forward::named_hop_by_hop(&connection), last })
     }
 }
 

@@ -98,7 +98,7 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Opti
         }
         Ok(Err(NoSession::Refused(stream, refusal))) => {
             gate.conclude(&note, Outcome::Refused(refusal));
-            answer_unread(stream, refusal, note.id).await;
+            answer_unread(gate, stream, refusal, note.id).await;
         }
         Ok(Err(NoSession::Lost)) | Err(_) => gate.conclude(&note, Outcome::TlsFailed),
     }
@@ -107,24 +107,24 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Opti
 
 async fn live(gate: &Arc<Gate>, up: Up) {
     // The permit travels on with the pair; what the log needs of the visit stays.
-    let note = up.visit.note();
+    let mut note = up.visit.note();
     let stopped = match up.read_head(gate).await {
         Err(stopped) => Err(stopped),
-        Ok(asked) => requests(gate, asked).await,
+        Ok(asked) => requests(gate, asked, &mut note).await,
     };
     conclude(gate, &note, stopped).await;
 }
 
 /// Takes one request over HTTP/2 through its states. Without a visit there is no room for it.
 pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Asked) {
-    let note = match &visit {
+    let mut note = match &visit {
         Ok(visit) => visit.note(),
         Err(note) => *note,
     };
     let stopped = match visit {
         Err(_) => Err(Stopped::Refused(asked.client, Refusal::Full, None)),
         Ok(visit) => match asked.over_http2(visit) {
-            Ok(asked) => requests(&gate, asked).await,
+            Ok(asked) => requests(&gate, asked, &mut note).await,
             Err(stopped) => Err(stopped),
         },
     };
@@ -132,13 +132,13 @@ pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Ask
 }
 
 /// Deals with a request, and with those behind it on the same connection, until one becomes a pair or is the last.
-async fn requests(gate: &Arc<Gate>, mut asked: states::HeadRead) -> Result<(), Stopped> {
+async fn requests(gate: &Arc<Gate>, mut asked: states::HeadRead, note: &mut Note) -> Result<(), Stopped> {
     loop {
-        asked = match asked.judge(gate)? {
+        asked = match asked.judge(gate, note)? {
             Judged::Handshake(admitted) => {
                 return admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await;
             }
-            Judged::Plain(plain) => plain.forward(gate).await?.next(gate).await?,
+            Judged::Plain(plain) => plain.forward(gate, note).await?.next(gate).await?,
         }
     }
 }
@@ -151,14 +151,16 @@ async fn conclude(gate: &Gate, note: &Note, stopped: Result<(), Stopped>) {
     match stopped {
         Stopped::Gone | Stopped::Lost(_) | Stopped::Done(None, _) => {}
         Stopped::Done(Some(stream), _permit) | Stopped::Told(stream, _, _permit) => linger::close(stream).await,
-        Stopped::Unread(stream, refusal, _permit) => answer_unread(stream, refusal, note.id).await,
-        Stopped::Refused(client, refusal, _permit) => client.answer(exchange::whole(refusal.answer(note.id))).await,
+        Stopped::Unread(stream, refusal, _permit) => answer_unread(gate, stream, refusal, note.id).await,
+        Stopped::Refused(client, refusal, _permit) => {
+            client.answer(exchange::whole(refusal.answer(note.id, &gate.pages))).await;
+        }
         Stopped::Answered(client, response, _permit) => client.answer(*response).await,
     }
 }
 
-async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal: Refusal, id: ConnId) {
-    let bytes = refusal.answer_bytes(id);
+async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, mut stream: S, refusal: Refusal, id: ConnId) {
+    let bytes = refusal.answer_bytes(id, &gate.pages);
     let write = async {
         stream.write_all(&bytes).await?;
         stream.flush().await

@@ -20,8 +20,8 @@ use super::{Client, after};
 use crate::gate::admission::Permit;
 use crate::gate::carrier::Carrier;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest, Patience};
-use crate::gate::handshake::{self, Opening, Scheme, check_switch, forward as headers, http2};
-use crate::gate::policy::Way;
+use crate::gate::handshake::{self, Opening, Scheme, Target, Visitor, check_switch, forward as headers, http2};
+use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::pool::RequestBody;
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
 use crate::gate::sticky::Kept;
@@ -33,6 +33,7 @@ use crate::handoff::{ConnId, Facts, MAX_LEFTOVER, WhyNot};
 /// What is known of a connection from its accept on.
 pub(in crate::gate) struct Visit {
     pub(in crate::gate) id: ConnId,
+    /// Whoever is at the other end of the connection: the client, or a proxy before it.
     pub(in crate::gate) client: SocketAddr,
     pub(in crate::gate) listener: u16,
     /// Milliseconds since the Unix epoch.
@@ -127,11 +128,20 @@ pub(super) struct Admitted {
     visit: Visit,
     client: Client,
     keys: Keys,
-    scheme: Scheme,
+    from: From,
     opening: Opening,
     request: Request<Empty<Bytes>>,
-    way: Way,
+    rule: Arc<Rule>,
     kept: Option<Kept>,
+}
+
+/// Whom a request comes from.
+#[derive(Clone, Copy)]
+struct From {
+    /// The client's address, which the peer's need not be.
+    address: SocketAddr,
+    /// What the client speaks, which the listener need not speak.
+    scheme: Scheme,
 }
 
 /// A request that is none, and may go on to a backend.
@@ -140,8 +150,9 @@ pub(super) struct Plain {
     client: Client,
     keys: Keys,
     scheme: Scheme,
+    from: From,
     request: Request<RequestBody>,
-    way: Way,
+    rule: Arc<Rule>,
     kept: Option<Kept>,
     last: bool,
 }
@@ -166,7 +177,8 @@ pub(super) struct Dialled {
 pub(super) struct Upgraded {
     visit: Visit,
     client: Client,
-    way: Way,
+    address: SocketAddr,
+    rule: Arc<Rule>,
     server: u16,
     backend: Switched,
     carrier: Carrier,
@@ -259,44 +271,95 @@ impl Asked {
 }
 
 impl HeadRead {
-    pub(super) fn judge(self, gate: &Gate) -> Result<Judged, Stopped> {
-        let Self { visit, mut client, keys, scheme, head } = self;
-        let address = visit.client.ip();
-        let judged = if handshake::asks_for_websocket(&head) {
-            Opening::check(&head, scheme).and_then(|opening| {
-                let way = gate.routes.admit(&opening)?;
-                let mut request = headers::request(&head, &opening.hop_by_hop, address, scheme, Empty::new())?;
-                let kept = kept(gate, way, request.headers_mut());
-                Ok(Some((opening, way, kept, request)))
-            })
+    /// Finds the client's own address and the route. The log names the client from here on.
+    pub(super) fn judge(mut self, gate: &Gate, note: &mut Note) -> Result<Judged, Stopped> {
+        let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
+        note.client = visitor.client;
+        let from = From { address: visitor.client, scheme: visitor.scheme };
+        let judged = if handshake::asks_for_websocket(&self.head) {
+            self.handshake(gate, &visitor).map(Ok)
         } else {
-            Ok(None)
+            self.plain(gate, &visitor).map(Err)
         };
-        let refusal = match judged {
-            Ok(Some((opening, way, kept, request))) => {
-                return Ok(Judged::Handshake(Admitted { visit, client, keys, scheme, opening, request, way, kept }));
+        let Self { mut visit, client, keys, scheme, head } = self;
+        match judged {
+            Ok(Ok((opening, Passed { rule, kept, request }))) => {
+                visit.done_by = done_by(gate, visit.done_by, &rule);
+                Ok(Judged::Handshake(Admitted { visit, client, keys, from, opening, request, rule, kept }))
             }
-            Ok(None) => match plain(gate, &head, scheme) {
-                Ok((plain, way)) => {
-                    match headers::request(&head, &plain.hop_by_hop, address, scheme, client.take_body()) {
-                        Ok(mut request) => {
-                            let kept = kept(gate, way, request.headers_mut());
-                            let plain = Plain { visit, client, keys, scheme, request, way, kept, last: plain.last };
-                            return Ok(Judged::Plain(Box::new(plain)));
-                        }
-                        Err(refusal) => refusal,
-                    }
-                }
-                Err(refusal) => refusal,
-            },
-            Err(refusal) => refusal,
-        };
-        // Without the query, which may hold a token.
-        let (path, headers) = (head.uri.path(), &head.headers);
-        let (host, origin) = (headers.get(http::header::HOST), headers.get(http::header::ORIGIN));
-        tracing::debug!(conn = %visit.id, path, ?host, ?origin, "not admitted");
-        Err(Stopped::Refused(client, refusal, Some(visit.permit)))
+            Ok(Err((last, Passed { rule, kept, request }))) => {
+                Ok(Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, kept, last })))
+            }
+            Err(refusal) => {
+                // Without the query, which may hold a token.
+                let (path, headers) = (head.uri.path(), &head.headers);
+                let (host, origin) = (headers.get(http::header::HOST), headers.get(http::header::ORIGIN));
+                tracing::debug!(conn = %visit.id, path, ?host, ?origin, "not admitted");
+                Err(Stopped::Refused(client, refusal, Some(visit.permit)))
+            }
+        }
     }
+
+    fn handshake(&mut self, gate: &Gate, visitor: &Visitor) -> Result<(Opening, Passed<Empty<Bytes>>), Refusal> {
+        let opening = Opening::check(&self.head, visitor)?;
+        let rule = gate.routes.find(&Subject::new(&self.head, &opening.target))?;
+        rule.admit(&opening.caller, &opening.target.own_origin)?;
+        let passed = self.pass(gate, visitor, rule, (&opening.target, &opening.hop_by_hop), |_| Empty::new())?;
+        Ok((opening, passed))
+    }
+
+    /// A request that no route takes as it is is refused as the handshake that it is not.
+    fn plain(&mut self, gate: &Gate, visitor: &Visitor) -> Result<(bool, Passed<RequestBody>), Refusal> {
+        let as_handshake = |head| Opening::check(head, visitor).err().unwrap_or(Refusal::NotWebSocket);
+        if !gate.routes.take_plain() {
+            return Err(as_handshake(&self.head));
+        }
+        let plain = handshake::Plain::check(&self.head, visitor)?;
+        let rule = gate.routes.find(&Subject::new(&self.head, &plain.target))?;
+        rule.admit_plain(&plain.caller, &plain.target.own_origin).map_err(|refusal| match refusal {
+            Refusal::NotWebSocket => as_handshake(&self.head),
+            other => other,
+        })?;
+        let passed = self.pass(gate, visitor, rule, (&plain.target, &plain.hop_by_hop), Client::take_body)?;
+        Ok((plain.last, passed))
+    }
+
+    /// Takes the client's place on its route, and writes the request to the backend.
+    fn pass<B>(
+        &mut self,
+        gate: &Gate,
+        visitor: &Visitor,
+        rule: &Arc<Rule>,
+        (target, hop_by_hop): (&Target, &[String]),
+        body: impl FnOnce(&mut Client) -> B,
+    ) -> Result<Passed<B>, Refusal> {
+        let head = &self.head;
+        let sent = head.uri.path_and_query().ok_or(Refusal::Path)?;
+        let sent = rule.target(sent, &target.path)?;
+        self.visit.permit.sit(gate.seats.take(rule.way.route)?);
+        let body = body(&mut self.client);
+        let mut request = headers::request(head, sent, hop_by_hop, visitor, &gate.config.forwarded, body);
+        let kept = kept(gate, rule.way, request.headers_mut());
+        rule.request_edits.apply(request.headers_mut());
+        Ok(Passed { rule: rule.clone(), kept, request })
+    }
+}
+
+/// What is made of a request that may enter.
+struct Passed<B> {
+    rule: Arc<Rule>,
+    kept: Option<Kept>,
+    request: Request<B>,
+}
+
+/// When the handshake must be done by this route's limit, which began at the accept as the general one did.
+fn done_by(gate: &Gate, general: Instant, rule: &Rule) -> Instant {
+    let (own, usual) = (gate.config.timeouts(rule.way.route).handshake, gate.config.timeouts.handshake);
+    let moved = match own.checked_sub(usual) {
+        Some(more) => general.checked_add(more),
+        None => general.checked_sub(usual - own),
+    };
+    moved.unwrap_or(general)
 }
 
 /// The server that the client was on before, by its cookie, which is not for the backend.
@@ -314,30 +377,16 @@ fn give(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
     }
 }
 
-/// Where a request that is no WebSocket handshake may go.
-///
-/// # Errors
-/// Nowhere: then it is refused as the handshake that it is not.
-fn plain(gate: &Gate, head: &http::request::Parts, scheme: Scheme) -> Result<(handshake::Plain, Way), Refusal> {
-    let checked = handshake::Plain::check(head, scheme);
-    let way = checked.as_ref().ok().map(|plain| gate.routes.admit_plain(plain)).transpose()?.flatten();
-    match (checked, way) {
-        (Ok(plain), Some(way)) => Ok((plain, way)),
-        (Err(refusal), _) if gate.routes.take_plain() => Err(refusal),
-        _ => Err(Opening::check(head, scheme).err().unwrap_or(Refusal::NotWebSocket)),
-    }
-}
-
 impl Plain {
-    pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>) -> Result<Replied, Stopped> {
-        let Self { visit, mut client, keys, scheme, request, way, kept, last } = *self;
-        match client.while_there(forward::forward(gate, way, kept, request, visit.id)).await {
+    pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>, note: &Note) -> Result<Replied, Stopped> {
+        let Self { visit, mut client, keys, scheme, from, request, rule, kept, last } = *self;
+        match client.while_there(forward::forward(gate, rule.way, kept, request, visit.id)).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Err(refusal)) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
             Ok(Ok((server, response))) => {
-                gate.conclude(&visit.note(), Outcome::Forwarded);
-                let mut response = reply(response);
-                give(response.headers_mut(), gate.stick(way.backend, server, kept, scheme));
+                gate.conclude(note, Outcome::Forwarded);
+                let mut response = reply(response, &rule);
+                give(response.headers_mut(), gate.stick(rule.way.backend, server, kept, from.scheme));
                 if last {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -348,9 +397,10 @@ impl Plain {
 }
 
 /// A backend's answer to a plain request, as the client gets it.
-fn reply(response: Response<AnswerBody>) -> Response<AnswerBody> {
+fn reply(response: Response<AnswerBody>, rule: &Rule) -> Response<AnswerBody> {
     let (mut head, body) = response.into_parts();
     head.headers = headers::plain_response(&head);
+    rule.response_edits.apply(&mut head.headers);
     head.extensions.clear();
     head.version = http::Version::HTTP_11;
     Response::from_parts(head, body)
@@ -385,7 +435,7 @@ impl Replied {
 
 impl Admitted {
     pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
-        let dial = timeout_at(self.visit.done_by, gate.dial(self.way.backend, self.kept, self.visit.id));
+        let dial = timeout_at(self.visit.done_by, gate.dial(self.rule.way, self.kept, self.visit.id));
         match self.client.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Ok(Ok((server, backend)))) => Ok(Dialled { admitted: self, backend, server }),
@@ -397,14 +447,14 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut client, keys, scheme, opening, request, way, kept } = self.admitted;
-        let cookie = gate.stick(way.backend, self.server, kept, scheme);
-        let late = after(gate.config.timeouts.response);
+        let Admitted { visit, mut client, keys, from, opening, request, rule, kept } = self.admitted;
+        let cookie = gate.stick(rule.way.backend, self.server, kept, from.scheme);
+        let late = after(gate.config.timeouts(rule.way.route).response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
         let answer = match client.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
             Ok(answer) => answer.map_err(|failure| {
-                let server = gate.server(way.backend, self.server);
+                let server = gate.server(rule.way.backend, self.server);
                 tracing::info!(conn = %visit.id, ?server, %failure, "no answer of the backend");
                 failure.refusal
             }),
@@ -418,11 +468,18 @@ impl Dialled {
             Answer::Other(response) => Ok(Err(response)),
         });
         match switched {
-            Ok(Ok((backend, carrier))) => {
-                Ok(Upgraded { visit, client, way, server: self.server, backend, carrier, cookie })
-            }
+            Ok(Ok((backend, carrier))) => Ok(Upgraded {
+                visit,
+                client,
+                address: from.address,
+                rule,
+                server: self.server,
+                backend,
+                carrier,
+                cookie,
+            }),
             Ok(Err(response)) => {
-                Err(Stopped::Answered(client, Box::new(pass_on(response, visit.id, cookie)), visit.permit))
+                Err(Stopped::Answered(client, Box::new(pass_on(response, visit.id, &rule, cookie)), visit.permit))
             }
             Err(refusal) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
         }
@@ -430,9 +487,15 @@ impl Dialled {
 }
 
 /// A backend's answer other than 101, as the client gets it.
-fn pass_on(response: Response<upstream::Bounded>, id: ConnId, cookie: Option<HeaderValue>) -> Response<AnswerBody> {
+fn pass_on(
+    response: Response<upstream::Bounded>,
+    id: ConnId,
+    rule: &Rule,
+    cookie: Option<HeaderValue>,
+) -> Response<AnswerBody> {
     let (mut head, body) = response.into_parts();
     head.headers = headers::response(&head, rejected_status("backend-answer", id));
+    rule.response_edits.apply(&mut head.headers);
     give(&mut head.headers, cookie);
     head.extensions.clear();
     head.version = http::Version::HTTP_11;
@@ -450,9 +513,10 @@ fn switch(headers: HeaderMap) -> Response<()> {
 impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
     pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
-        let Self { visit, client, way, server, backend, carrier, cookie } = self;
+        let Self { visit, client, address, rule, server, backend, carrier, cookie } = self;
         let status = upgraded_status(carrier.engine(), visit.id);
         let mut response = switch(headers::response(&backend.head, status));
+        rule.response_edits.apply(response.headers_mut());
         give(response.headers_mut(), cookie);
         let Ok(Finished { io, read_ahead }) = client.switch(response, visit.done_by).await else {
             return Err(Stopped::Gone);
@@ -464,10 +528,10 @@ impl Upgraded {
         let pair = Quiesced {
             facts: Facts {
                 id: visit.id,
-                client: visit.client,
+                client: address,
                 listener: visit.listener,
-                route: way.route,
-                backend: way.backend,
+                route: rule.way.route,
+                backend: rule.way.backend,
                 server,
                 accepted_ms: visit.accepted_ms,
             },

@@ -39,6 +39,7 @@ pub(super) struct Setup {
     pub(super) config: String,
     pub(super) capacity: u32,
     pub(super) live: u32,
+    pub(super) live_by_route: Vec<(u16, u32)>,
     /// By listener: the PEM files, if it speaks TLS.
     pub(super) tls: Option<(OwnedFd, OwnedFd)>,
     /// If the backend speaks TLS: the file of its CA, and those of our certificate and key.
@@ -48,7 +49,14 @@ pub(super) struct Setup {
 impl Setup {
     /// One plain listener, one route for everything, and these servers. `more` is TOML at the top level.
     pub(super) fn plain(servers: &[SocketAddr], more: &str) -> Self {
-        Self { config: config(servers, "", more), capacity: 100, live: 0, tls: None, backend_tls: None }
+        Self {
+            config: config(servers, "", more),
+            capacity: 100,
+            live: 0,
+            live_by_route: vec![],
+            tls: None,
+            backend_tls: None,
+        }
     }
 
     /// As [`Setup::plain`], with TLS.
@@ -86,6 +94,7 @@ impl Setup {
             capacity: self.capacity,
             live: self.live,
             secret: CookieKey([7; 32]),
+            live_by_route: self.live_by_route,
         };
         bench.send(&ToGate::Hello(Box::new(hello)), &[memory.as_fd()]).await;
         let listener = StdListener::bind("127.0.0.1:0").unwrap();

@@ -103,7 +103,7 @@ async fn without_room_nobody_is_accepted_until_the_keeper_has_room() {
     second.write_all(handshake("/second", "").as_bytes()).await.unwrap();
     let early = tokio::time::timeout(std::time::Duration::from_millis(100), listener.accept()).await;
     assert!(early.is_err(), "a connection was accepted without room");
-    bench.send(&ToGate::Closed { count: 1 }, &[]).await;
+    bench.send(&ToGate::Closed { count: 1, by_route: vec![] }, &[]).await;
     let (_, head) = asked(&listener).await;
     assert!(head.starts_with("GET /second "), "{head}");
 }

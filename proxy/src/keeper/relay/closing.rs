@@ -114,7 +114,7 @@ impl Relay {
     /// Closes a pair's sockets and forgets it, but for its counts.
     pub(super) fn finish(&mut self, slot: u32) {
         let Some(pair) = self.table.remove(slot) else { return };
-        self.ended.unreported += 1;
+        self.ended.left(pair.facts.route);
         if let Some(kernel) = &mut self.kernel
             && pair.engine == Engine::Sockmap
         {
