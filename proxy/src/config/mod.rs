@@ -2,27 +2,33 @@
 //!
 //! Unknown keys are refused with their line. Every default says why it is what it is.
 
+mod address;
 mod backend;
 mod check;
 mod duration;
 mod limits;
 mod listener;
 mod origin;
+mod proxy_protocol;
 mod relay;
 mod route;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use address::{Address, AddressError};
 pub use backend::{Backend, BackendTls};
 pub use check::ConfigError;
 pub use limits::{Limits, Timeouts};
-pub use listener::{Listener, Tls};
+pub use listener::{ClientAuth, ClientAuthMode, Listener, NamedCertificate, SocketMode, Tls};
 pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
+pub use proxy_protocol::{ProxyProtocol, ProxySource, SendProxy};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
 pub use route::{NoOrigin, Route};
+pub use tls::{TlsChoice, TlsPolicy, TlsVersion};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -103,9 +109,9 @@ impl Config {
 
     /// The short form: one listener, one backend server, everything else by default.
     #[must_use]
-    pub fn short(listen: Vec<SocketAddr>, servers: Vec<SocketAddr>) -> Self {
+    pub fn short(listen: Vec<Address>, servers: Vec<Address>) -> Self {
         Self {
-            listeners: listen.into_iter().map(|bind| Listener { bind, tls: None }).collect(),
+            listeners: listen.into_iter().map(Listener::at).collect(),
             routes: vec![Route {
                 host: None,
                 path: route::defaults::path(),
@@ -113,18 +119,24 @@ impl Config {
                 no_origin: NoOrigin::default(),
                 backend: "default".into(),
             }],
-            backends: vec![Backend { name: "default".into(), servers, tls: None }],
+            backends: vec![Backend { name: "default".into(), servers, tls: None, send_proxy: None }],
             ..Self::default()
         }
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        for tls in self.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
-            tls.certificate = folder.join(&tls.certificate);
-            tls.key = folder.join(&tls.key);
+        for listener in &mut self.listeners {
+            listener.bind.resolve(folder);
+            for file in listener.tls.iter_mut().flat_map(Tls::files_mut) {
+                *file = folder.join(&*file);
+            }
         }
-        for tls in self.backends.iter_mut().filter_map(|backend| backend.tls.as_mut()) {
-            for file in [&mut tls.ca, &mut tls.certificate, &mut tls.key].into_iter().flatten() {
+        for backend in &mut self.backends {
+            for server in &mut backend.servers {
+                server.resolve(folder);
+            }
+            let tls = backend.tls.iter_mut();
+            for file in tls.flat_map(|tls| [&mut tls.ca, &mut tls.certificate, &mut tls.key]).flatten() {
                 *file = folder.join(&*file);
             }
         }

@@ -30,7 +30,7 @@ use super::tls::end_reason;
 use super::{Gate, linger};
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
-use crate::sys::patience;
+use crate::sys::patience::{self, Patience};
 use crate::sys::socket::{unacknowledged, watch_for_death};
 
 /// How long the last bytes to one side may take to be acknowledged after the other side has failed.
@@ -69,7 +69,7 @@ impl Drop for Place {
 /// The keeper is gone, or a socket is: the pair is closed.
 pub(super) async fn begin(pair: Quiesced, mut place: Place, why_not: WhyNot, gate: &Arc<Gate>) -> io::Result<()> {
     let relay = &gate.config.relay;
-    for stream in [&pair.client, &pair.backend] {
+    for stream in [&pair.client, &pair.backend].into_iter().filter(|stream| stream.is_tcp()) {
         watch_for_death(stream.tcp(), relay.keepalive, relay.user_timeout)?;
     }
     // The place may have had another tenant.
@@ -137,8 +137,8 @@ struct Carry {
     patrol: Option<u32>,
     /// It is being ended because of worn keys.
     parting: bool,
-    /// Whether TCP_USER_TIMEOUT is off: on the client's socket, on the backend's.
-    patient: [bool; 2],
+    /// With peers that do not read: with the client, with the backend.
+    patience: [Patience; 2],
     _permit: Permit,
 }
 
@@ -157,6 +157,7 @@ impl Carry {
         let (stats, slot) = (&place.gate.stats, &mut place.slot);
         to_backend.preload(pair.to_backend.into(), stats, slot);
         to_client.preload(pair.to_client.into(), stats, slot);
+        let patience = [&pair.client, &pair.backend].map(|stream| Patience::of(stream.is_tcp()));
         Self {
             client: pair.client,
             backend: pair.backend,
@@ -167,7 +168,7 @@ impl Carry {
             patrol: Some(place.gate.patrol.round().wrapping_sub(1)),
             place,
             parting: false,
-            patient: [false; 2],
+            patience,
             _permit: pair.permit,
         }
     }
@@ -253,7 +254,7 @@ impl Carry {
             Some(round) if round == patrol.round() => return,
             Some(_) => {
                 let timeout = patrol.user_timeout();
-                let [client, backend] = &mut self.patient;
+                let [client, backend] = &mut self.patience;
                 let client_waits = patience::look(self.client.tcp(), timeout, client);
                 let backend_waits = patience::look(self.backend.tcp(), timeout, backend);
                 if !client_waits && !backend_waits {

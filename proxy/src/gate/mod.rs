@@ -10,24 +10,27 @@ mod carrier;
 mod carry;
 mod control;
 mod exchange;
+mod files;
 mod handover;
 mod handshake;
 mod kept;
 mod linger;
 mod listen;
 mod policy;
+mod proxy_header;
+mod proxy_in;
 mod refusal;
 mod session;
 mod slots;
 mod stream;
 mod tls;
+mod unix;
 mod upstream;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,18 +45,21 @@ use self::balance::RoundRobin;
 use self::boot::Equipment;
 use self::carry::Patrol;
 use self::control::{Control, Receiver};
+use self::files::{Files, InUse, Loaded};
 use self::listen::Port;
 use self::policy::Routes;
+use self::proxy_header::Ends;
 use self::refusal::{Outcome, Refusal};
 use self::session::Note;
 use self::slots::Slots;
 use self::stream::Stream;
-use self::tls::{Arming, Connector};
-use crate::config::{Config, Relay, TlsEngineChoice};
+use self::tls::Arming;
+use self::upstream::Dialling;
+use crate::config::{Address, Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
 use crate::handoff::{ConnId, Engine, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
-use crate::observe::{self, Admin, Snapshots};
+use crate::observe::{self, Admin, Certificates, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
 const WORKERS: usize = 2;
@@ -65,7 +71,10 @@ struct Gate {
     engine: Engine,
     routes: Routes,
     /// By the index of the backend.
-    upstreams: Vec<Upstream>,
+    turns: Vec<RoundRobin>,
+    loaded: InUse,
+    /// What the admin listener shows of what is loaded.
+    certificates: Certificates,
     stats: Arc<Stats>,
     control: Arc<Control>,
     slots: Slots,
@@ -73,12 +82,6 @@ struct Gate {
     arming: Arming,
     admission: Admission,
     last_id: AtomicU64,
-}
-
-/// A backend, as far as it is more than its settings.
-struct Upstream {
-    turns: RoundRobin,
-    tls: Option<Connector>,
 }
 
 /// Runs a gate until the keeper closes its end of `control`.
@@ -116,7 +119,10 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let control = Arc::new(Control::new(control).context("cannot watch the control socket")?);
     let mut receiver = Receiver::new(&control);
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
-    let Equipment { hello, stats, listeners, connectors, admin } = equipment;
+    let Equipment { hello, stats, listeners, files, admin } = equipment;
+    let loaded = Loaded::make(&hello.config, &files, None)?;
+    let certificates = Certificates::default();
+    certificates.set(loaded.certificates(&hello.config));
     let admission = {
         let limit = match hello.config.limits.connections {
             0 => hello.capacity,
@@ -126,7 +132,9 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     };
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
-        upstreams: upstreams(&hello.config, connectors),
+        turns: hello.config.backends.iter().map(|backend| RoundRobin::new(backend.servers.len())).collect(),
+        loaded: InUse::new(loaded),
+        certificates: certificates.clone(),
         engine: hello.engine,
         stats: Arc::new(stats),
         control: control.clone(),
@@ -141,7 +149,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     // Dropped with this function, which ends them.
     let mut tasks = JoinSet::new();
     for listening in listeners {
-        let port = Port::new(listening.index, listening.socket, listening.tls).context("cannot watch a listener")?;
+        let port = Port::new(listening.index, listening.socket).context("cannot watch a listener")?;
         tasks.spawn(port.serve(gate.clone()));
     }
     let patrolled = gate.clone();
@@ -149,7 +157,8 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let (snapshots, requests) = Snapshots::new();
     tasks.spawn(ask_for_snapshots(control.clone(), requests));
     if let Some(socket) = admin {
-        let admin = Admin::new(snapshots.clone(), gate.stats.clone(), refusal::labels(), gate.config.clone());
+        let admin =
+            Admin::new(snapshots.clone(), gate.stats.clone(), refusal::labels(), certificates, gate.config.clone());
         tasks.spawn(observe::serve(TcpListener::from(socket), admin));
     }
     control.send(&ToKeeper::Ready, &[]).await.context("cannot tell the keeper that the gate is ready")?;
@@ -157,26 +166,19 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     listen_to_keeper(&mut receiver, &gate, &snapshots).await
 }
 
-fn upstreams(config: &Config, mut connectors: HashMap<u16, Connector>) -> Vec<Upstream> {
-    let backends = (0..).zip(&config.backends);
-    backends
-        .map(|(index, backend)| Upstream {
-            turns: RoundRobin::new(backend.servers.len()),
-            tls: connectors.remove(&index),
-        })
-        .collect()
-}
-
 fn arming(ability: Ability, relay: &Relay) -> Arming {
     let configured = relay.tls_engine == TlsEngineChoice::Copy;
     Arming::new(ability, if configured { WhyNot::Configured } else { WhyNot::NoKtls }, relay.tls_key_records)
 }
 
-async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Gate, snapshots: &Snapshots) -> anyhow::Result<()> {
+async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Arc<Gate>, snapshots: &Snapshots) -> anyhow::Result<()> {
+    let mut changed = Files::default();
     while let Some(packet) = receiver.next().await? {
         match packet.message {
             ToGate::Closed { count } => gate.admission.closed(count as usize),
             ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
+            ToGate::Files { roles } => changed.take(roles, packet.fds)?,
+            ToGate::Reload { reload } => files::reload(gate, std::mem::take(&mut changed), reload).await?,
             other => tracing::warn!(?other, "the keeper sent what a running gate does not expect"),
         }
     }
@@ -212,23 +214,29 @@ impl Gate {
     }
 
     /// The address of a server, for the log.
-    fn server(&self, backend: u16, server: u16) -> Option<SocketAddr> {
-        self.config.backends.get(usize::from(backend))?.servers.get(usize::from(server)).copied()
+    fn server(&self, backend: u16, server: u16) -> Option<&Address> {
+        self.config.backends.get(usize::from(backend))?.servers.get(usize::from(server))
     }
 
-    /// Connects to a server of a backend: the next in turn, and the others as long as dials fail.
+    /// Connects to a server of a backend: the next in turn, and the others as long as dials fail. A server that wants to
+    /// know is told the client's `ends` in a PROXY header.
     ///
     /// # Errors
     /// What the last dial said.
-    async fn dial(&self, backend: u16, id: ConnId) -> Result<(u16, Stream), Refusal> {
+    async fn dial(&self, backend: u16, ends: Option<Ends>, id: ConnId) -> Result<(u16, Stream), Refusal> {
         let index = usize::from(backend);
-        let (Some(upstream), Some(configured)) = (self.upstreams.get(index), self.config.backends.get(index)) else {
+        let (Some(turns), Some(configured)) = (self.turns.get(index), self.config.backends.get(index)) else {
             return Err(Refusal::Internal);
         };
+        let tls = self.loaded.connector(backend);
+        let hello = configured.send_proxy.map(|version| proxy_header::write(version, ends)).transpose();
+        let hello = hello.map_err(|_| Refusal::Internal)?.unwrap_or_default();
+        let dialling =
+            Dialling { hello: &hello, tls: tls.as_deref(), arming: &self.arming, patience: self.config.timeouts.dial };
         let mut last = Refusal::BackendUnreachable;
-        for server in upstream.turns.turn() {
+        for server in turns.turn() {
             let Some(address) = configured.servers.get(server) else { continue };
-            match upstream::dial(*address, upstream.tls.as_ref(), &self.arming, self.config.timeouts.dial).await {
+            match dialling.dial(address).await {
                 Ok(stream) => return Ok((server as u16, stream)),
                 Err(failure) => {
                     tracing::info!(conn = %id, backend = configured.name, server = %address, %failure, "dial failed");

@@ -161,6 +161,9 @@ refusals! {
     /// The backend ended the TLS session with an alert: it wants another certificate of ours, for one.
     BackendAlert: 45, BAD_GATEWAY, "tls_alert_received", "backend-tls-alert",
         "the backend refused the TLS session";
+    /// The connection of a proxy that `proxy_protocol.from` names does not begin with a PROXY header.
+    ProxyHeader: 46, BAD_REQUEST, "http_request_error", "proxy-header",
+        "the connection does not begin with a PROXY header";
 }
 
 /// How a handshake ended, for the counters.

@@ -16,6 +16,8 @@ use crate::ktls::Leg;
 pub(super) enum Stream {
     /// TCP.
     Plain(TcpStream),
+    /// A Unix socket: [`unix`](super::unix).
+    Unix(TcpStream),
     /// TLS whose keys the kernel has.
     Kernel(Box<KernelTls>),
     /// TLS whose keys are in this process, and why.
@@ -27,6 +29,8 @@ pub(super) enum Stream {
 pub(super) enum Keys {
     /// There are none: the connection is plain.
     None,
+    /// There are none, and it is a Unix socket.
+    Unix,
     /// The kernel.
     Kernel,
     /// This process, for this reason.
@@ -37,7 +41,7 @@ impl Keys {
     /// What a request that came over such a connection is called.
     pub(super) const fn scheme(self) -> Scheme {
         match self {
-            Self::None => Scheme::Plain,
+            Self::None | Self::Unix => Scheme::Plain,
             Self::Kernel | Self::User(_) => Scheme::Tls,
         }
     }
@@ -48,15 +52,21 @@ impl Stream {
     pub(super) const fn keys(&self) -> Keys {
         match self {
             Self::Plain(_) => Keys::None,
+            Self::Unix(_) => Keys::Unix,
             Self::Kernel(_) => Keys::Kernel,
             Self::User(_, why) => Keys::User(*why),
         }
     }
 
-    /// The TCP connection below.
+    /// Whether the connection below is one of TCP, and not a Unix socket.
+    pub(super) const fn is_tcp(&self) -> bool {
+        !matches!(self, Self::Unix(_) | Self::User(_, WhyNot::UnixSocket))
+    }
+
+    /// The connection below.
     pub(super) fn tcp(&self) -> &TcpStream {
         match self {
-            Self::Plain(tcp) => tcp,
+            Self::Plain(tcp) | Self::Unix(tcp) => tcp,
             Self::Kernel(tls) => tls.tcp(),
             Self::User(tls, _) => tls.tcp(),
         }
@@ -65,7 +75,7 @@ impl Stream {
     /// The same, without what is above it.
     pub(super) fn into_tcp(self) -> TcpStream {
         match self {
-            Self::Plain(tcp) => tcp,
+            Self::Plain(tcp) | Self::Unix(tcp) => tcp,
             Self::Kernel(tls) => tls.into_tcp(),
             Self::User(tls, _) => tls.into_tcp(),
         }
@@ -74,7 +84,7 @@ impl Stream {
     /// The connection is about to be ended: a worn TLS key is still good for the last frames.
     pub(super) fn allow_last_words(&mut self) {
         match self {
-            Self::Plain(_) => {}
+            Self::Plain(_) | Self::Unix(_) => {}
             Self::Kernel(tls) => tls.allow_last_words(),
             Self::User(tls, _) => tls.allow_last_words(),
         }
@@ -86,7 +96,7 @@ impl Stream {
     /// Its keys are in this process and would be lost; or the event loop does not let it go.
     pub(super) fn into_socket(self) -> io::Result<(std::net::TcpStream, Option<Leg>)> {
         match self {
-            Self::Plain(tcp) => Ok((tcp.into_std()?, None)),
+            Self::Plain(tcp) | Self::Unix(tcp) => Ok((tcp.into_std()?, None)),
             Self::Kernel(tls) => tls.into_parts().map(|(tcp, leg)| (tcp, Some(leg))),
             Self::User(..) => Err(io::Error::other("a TLS session of this process cannot be handed over")),
         }
@@ -96,7 +106,7 @@ impl Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Self::Kernel(tls) => Pin::new(tls).poll_read(cx, buffer),
             Self::User(tls, _) => Pin::new(tls).poll_read(cx, buffer),
         }
@@ -106,7 +116,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Kernel(tls) => Pin::new(tls).poll_write(cx, bytes),
             Self::User(tls, _) => Pin::new(tls).poll_write(cx, bytes),
         }
@@ -118,7 +128,7 @@ impl AsyncWrite for Stream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Self::Kernel(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
             Self::User(tls, _) => Pin::new(tls).poll_write_vectored(cx, slices),
         }
@@ -126,7 +136,7 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Plain(tcp) | Self::Unix(tcp) => tcp.is_write_vectored(),
             Self::Kernel(tls) => tls.is_write_vectored(),
             Self::User(tls, _) => tls.is_write_vectored(),
         }
@@ -134,7 +144,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Kernel(tls) => Pin::new(tls).poll_flush(cx),
             Self::User(tls, _) => Pin::new(tls).poll_flush(cx),
         }
@@ -143,7 +153,7 @@ impl AsyncWrite for Stream {
     /// Ends the sending direction: a FIN, behind a close_notify where there is TLS.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Kernel(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::User(tls, _) => Pin::new(tls).poll_shutdown(cx),
         }

@@ -11,6 +11,7 @@ use http::{Request, Uri, response};
 
 use super::{Opening, Scheme, grammar};
 use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS, Refusal};
+use crate::gate::tls::{CLIENT_CERT, CLIENT_CERT_SUBJECT};
 
 /// Headers that end at every hop, whether Connection names them or not (RFC 9110 §7.6.1, and RFC 2616 §13.5.1 for
 /// the older ones).
@@ -44,7 +45,12 @@ fn is_protected(name: &str) -> bool {
 /// backend would read as the same name.
 fn is_claim(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
-    name.starts_with("x-forwarded-") || name == "x-real-ip" || name == FORWARDED.as_str()
+    name.starts_with("x-forwarded-")
+        || name == "x-real-ip"
+        || name == FORWARDED.as_str()
+        || name == CLIENT_CERT.as_str()
+        || name == "client-cert-chain"
+        || name == CLIENT_CERT_SUBJECT.as_str()
 }
 
 fn is_status(name: &HeaderName) -> bool {
@@ -68,7 +74,7 @@ fn end_to_end<'a>(
 pub(in crate::gate) fn request<B: Default>(
     head: &Parts,
     opening: &Opening,
-    client: IpAddr,
+    client: Option<IpAddr>,
     scheme: Scheme,
 ) -> Result<Request<B>, Refusal> {
     let target = head.uri.path_and_query().cloned().ok_or(Refusal::Path)?;
@@ -82,8 +88,10 @@ pub(in crate::gate) fn request<B: Default>(
         }
     }
     switch(headers);
-    let address = HeaderValue::from_str(&client.to_canonical().to_string()).map_err(|_| Refusal::Internal)?;
-    headers.insert("x-forwarded-for", address);
+    if let Some(client) = client {
+        let address = HeaderValue::from_str(&client.to_canonical().to_string()).map_err(|_| Refusal::Internal)?;
+        headers.insert("x-forwarded-for", address);
+    }
     headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme.http()));
     if let Some(host) = head.headers.get(HOST) {
         headers.insert("x-forwarded-host", host.clone());

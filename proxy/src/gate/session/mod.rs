@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 pub(super) use states::{Accepted, Note, Quiesced, Visit};
 use states::{Stopped, Up};
 
 use super::exchange::{self, AnswerBody, Exchange};
+use super::proxy_in::{self, NoHeader};
 use super::refusal::{Outcome, Refusal};
 use super::stream::Stream;
-use super::tls::{self, NoSession};
+use super::tls::{self, Acceptor, NoSession};
 use super::{Gate, linger};
-use crate::handoff::ConnId;
+use crate::handoff::{ConnId, Peer};
 
 /// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
 /// client that reads one slower than this is holding a slot.
@@ -31,10 +31,13 @@ pub(super) fn after(patience: Duration) -> Instant {
 }
 
 /// Takes a connection through all its states.
-pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcceptor>) {
+pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted) {
     let visit = &accepted.visit;
     tracing::debug!(conn = %visit.id, client = %visit.client, listener = visit.listener, "accepted");
-    let up = match tls {
+    let unix = visit.client == Peer::Unix;
+    let Some(accepted) = introduce(&gate, accepted).await else { return };
+    let up = match gate.loaded.acceptor(accepted.visit.listener) {
+        None if unix => Some(Up { visit: accepted.visit, stream: Stream::Unix(accepted.stream) }),
         None => Some(Up { visit: accepted.visit, stream: Stream::Plain(accepted.stream) }),
         Some(acceptor) => secure(&gate, accepted, &acceptor).await,
     };
@@ -43,12 +46,45 @@ pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcce
     }
 }
 
-async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<Up> {
-    let Accepted { visit, stream } = accepted;
+/// Has a proxy that is believed say who the client is, before anything else is read.
+async fn introduce(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
+    let Accepted { mut visit, mut stream } = accepted;
+    let listener = gate.config.listeners.get(usize::from(visit.listener))?;
+    let peer = visit.client.ip();
+    if !listener.proxy_protocol.as_ref().is_some_and(|setting| setting.expects(peer)) {
+        return Some(Accepted { visit, stream });
+    }
+    match proxy_in::read(&mut stream, visit.head_by).await {
+        Ok(None) => Some(Accepted { visit, stream }),
+        Ok(Some(ends)) => {
+            tracing::debug!(conn = %visit.id, client = %ends.source, proxy = %visit.client, "a proxy says who it is");
+            (visit.client, visit.ends) = (Peer::Inet(ends.source), Some(ends));
+            Some(Accepted { visit, stream })
+        }
+        Err(NoHeader::Gone) => {
+            gate.conclude(&visit.note(), Outcome::ClientGone);
+            None
+        }
+        Err(NoHeader::Malformed) => {
+            gate.conclude(&visit.note(), Outcome::Refused(Refusal::ProxyHeader));
+            match listener.tls {
+                None => answer_unread(stream, Refusal::ProxyHeader, visit.id).await,
+                Some(_) => linger::close(stream).await,
+            }
+            None
+        }
+    }
+}
+
+async fn secure(gate: &Gate, accepted: Accepted, acceptor: &Acceptor) -> Option<Up> {
+    let Accepted { mut visit, stream } = accepted;
     let note = visit.note();
     let session = timeout_at(visit.head_by, tls::accept(stream, acceptor, &gate.arming)).await;
     match session {
-        Ok(Ok(stream)) => return Some(Up { visit, stream }),
+        Ok(Ok((stream, person))) => {
+            visit.person = person;
+            return Some(Up { visit, stream });
+        }
         Ok(Err(NoSession::Gone)) => gate.conclude(&note, Outcome::ClientGone),
         Ok(Err(NoSession::Failed(error, stream))) => {
             tracing::debug!(conn = %note.id, %error, "no TLS session");

@@ -3,7 +3,6 @@
 //! `Accepted → Up → HeadRead → Admitted → Dialled → Upgraded → Quiesced → Relayed`
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,15 +19,21 @@ use crate::gate::carrier::Carrier;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest};
 use crate::gate::handshake::{Opening, check_switch, forward};
 use crate::gate::policy::Way;
+use crate::gate::proxy_header::Ends;
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
 use crate::gate::stream::{Keys, Stream};
+use crate::gate::tls::Person;
 use crate::gate::upstream::{self, Answer, Switched};
-use crate::handoff::{ConnId, Facts, MAX_LEFTOVER};
+use crate::handoff::{ConnId, Facts, MAX_LEFTOVER, Peer};
 
 /// What is known of a connection from its accept on.
 pub(in crate::gate) struct Visit {
     pub(in crate::gate) id: ConnId,
-    pub(in crate::gate) client: SocketAddr,
+    pub(in crate::gate) client: Peer,
+    /// Its address and the one that it came to, if they are known and some backend is to be told.
+    pub(in crate::gate) ends: Option<Ends>,
+    /// Who the client is by its certificate, if it has shown one.
+    pub(in crate::gate) person: Option<Arc<Person>>,
     pub(in crate::gate) listener: u16,
     /// Milliseconds since the Unix epoch.
     pub(in crate::gate) accepted_ms: u64,
@@ -42,7 +47,7 @@ pub(in crate::gate) struct Visit {
 /// What a log line says of a connection.
 pub(in crate::gate) struct Note {
     pub(in crate::gate) id: ConnId,
-    pub(in crate::gate) client: SocketAddr,
+    pub(in crate::gate) client: Peer,
     pub(in crate::gate) listener: u16,
 }
 
@@ -162,7 +167,10 @@ impl HeadRead {
         let scheme = keys.scheme();
         let judged = Opening::check(&head, scheme).and_then(|opening| {
             let way = gate.routes.admit(&opening)?;
-            let request = forward::request(&head, &opening, visit.client.ip(), scheme)?;
+            let mut request = forward::request(&head, &opening, visit.client.ip(), scheme)?;
+            if let Some(person) = &visit.person {
+                person.tell(request.headers_mut());
+            }
             Ok((opening, way, request))
         });
         match judged {
@@ -180,7 +188,7 @@ impl HeadRead {
 
 impl Admitted {
     pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
-        let dial = timeout_at(self.visit.done_by, gate.dial(self.way.backend, self.visit.id));
+        let dial = timeout_at(self.visit.done_by, gate.dial(self.way.backend, self.visit.ends, self.visit.id));
         match self.exchange.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Ok(Ok((server, backend)))) => Ok(Dialled { admitted: self, backend, server }),
@@ -198,8 +206,8 @@ impl Dialled {
         let answer = match exchange.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
             Ok(answer) => answer.map_err(|failure| {
-                let server = gate.server(way.backend, self.server);
-                tracing::info!(conn = %visit.id, ?server, %failure, "no answer of the backend");
+                let server = gate.server(way.backend, self.server).map(tracing::field::display);
+                tracing::info!(conn = %visit.id, server, %failure, "no answer of the backend");
                 failure.refusal
             }),
         };

@@ -4,9 +4,11 @@
 mod admin;
 mod backend_tls;
 mod bench;
+mod certificates;
 mod hand_over;
 mod identity;
 mod limits;
+mod proxy_headers;
 mod refusals;
 mod secure;
 mod user_tls;
