@@ -203,17 +203,27 @@ fn resumes(sluice: &Sluice, folder: &Folder, options: &[&str]) -> Option<bool> {
 }
 
 #[test]
-fn openssl_resumes_its_session_if_it_may() {
-    let (echo, folder) = (Echo::start().unwrap(), Folder::make().unwrap());
-    for via in [Via::Tls, Via::Ktls] {
-        via.run(|via| {
-            let sluice = Sluice::start(&Setup::via(echo.address, via)).unwrap();
-            for version in ["-tls1_2", "-tls1_3"] {
-                let Some(resumed) = resumes(&sluice, &folder, &[version]) else { return };
-                assert!(resumed, "{via:?} {version}");
-            }
-        });
+fn openssl_resumes_its_session() {
+    Via::Tls.run(may_resume);
+}
+
+#[test]
+fn openssl_resumes_its_session_with_keys_in_the_kernel() {
+    Via::Ktls.run(may_resume);
+}
+
+fn may_resume(via: Via) {
+    let (echo, folder) = (Echo::via(via).unwrap(), Folder::make().unwrap());
+    let sluice = Sluice::start(&Setup::via(echo.address, via)).unwrap();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let Some(resumed) = resumes(&sluice, &folder, &[version]) else { return };
+        assert!(resumed, "{via:?} {version}");
     }
+}
+
+#[test]
+fn openssl_resumes_no_session_where_it_may_not() {
+    let (echo, folder) = (Echo::start().unwrap(), Folder::make().unwrap());
     let sluice = Sluice::start(&Setup::new(echo.address).tls("session_tickets = false")).unwrap();
     for version in ["-tls1_2", "-tls1_3"] {
         let Some(resumed) = resumes(&sluice, &folder, &[version]) else { return };
@@ -265,6 +275,23 @@ fn a_backend_is_told_who_openssl_is() {
             });
         }
     }
+}
+
+#[test]
+fn what_could_not_be_read_again_is_not_read_at_the_start() {
+    if let Err(why) = needs::root() {
+        return needs::skip(&why);
+    }
+    let folder = Folder::make().unwrap();
+    let (ann, [certificate, key]) = client(&folder);
+    drop(ann);
+    // Nobody in particular, as long as it is not root.
+    std::os::unix::fs::chown(&key, Some(65_533), None).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let more =
+        format!("certificates = [{{ certificate = \"{}\", key = \"{}\" }}]", certificate.display(), key.display());
+    let error = Sluice::start(&Setup::new(([127, 0, 0, 1], 9).into()).tls(&more)).err().expect("it started");
+    assert!(format!("{error:#}").contains("ann.key, which is another user's"), "{error:#}");
 }
 
 #[test]

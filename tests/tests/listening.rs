@@ -106,6 +106,37 @@ fn bytes_pass_between_unix_sockets_and_others() {
     }
 }
 
+/// A Unix socket has no RST: an end that is given up has its stream ended, and what was sent before still comes.
+#[test]
+fn one_side_that_breaks_ends_the_other() {
+    let folder = Folder::make().unwrap();
+    let back = folder.path().join("b.sock");
+    let backend = UnixListener::bind(&back).unwrap();
+    std::fs::set_permissions(&back, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let sluice = Sluice::start(&Setup::new(([127, 0, 0, 1], 9).into()).unix_server(&back)).unwrap();
+    let accept = || Stream::unix(backend.accept().unwrap().0).unwrap();
+
+    let (mut client, mut server) = tunnel(Stream::connect(sluice.ws, None).unwrap(), accept);
+    client.write_all(b"before").unwrap();
+    let mut before = [0; 6];
+    server.read_exact(&mut before).unwrap();
+    client.reset().unwrap();
+    assert_eq!(server.read(&mut before).unwrap(), 0);
+    let ended = |reason| sluice.metrics().unwrap().sum("sluice_pairs_ended_total", &[("reason", reason)]);
+    eventually("the client has failed", || (ended("client-failed") == 1).then_some(()));
+
+    let (mut client, server) = tunnel(Stream::connect(sluice.ws, None).unwrap(), accept);
+    client.write_all(b"never read").unwrap();
+    eventually("the server has it", || {
+        let waiting = sluice.connections().unwrap().first().map(|row| row["client_to_backend"]["bytes"].clone());
+        (waiting == Some(10.into())).then_some(())
+    });
+    drop(server);
+    let error = client.read(&mut before).expect_err("the end of a broken stream is no clean one");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    eventually("the backend has failed", || (ended("backend-failed") == 1).then_some(()));
+}
+
 #[test]
 fn websockets_speaks_over_unix_sockets_to_one() {
     let folder = Folder::make().unwrap();

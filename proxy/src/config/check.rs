@@ -69,8 +69,24 @@ impl Config {
     }
 
     fn listeners_wrong(&self) -> Option<String> {
-        let wrong = |listener: &Listener| Some(format!("listener {}: {}", listener.bind, listener_wrong(listener)?));
+        let wrong = |listener: &Listener| {
+            let what = listener_wrong(listener).or_else(|| self.taken_by_both_families(listener))?;
+            Some(format!("listener {}: {what}", listener.bind))
+        };
         self.listeners.iter().find_map(wrong)
+    }
+
+    /// `[::]:443` is `0.0.0.0:443` as well.
+    fn taken_by_both_families(&self, listener: &Listener) -> Option<String> {
+        let six = listener.bind.inet().filter(|address| address.is_ipv6() && address.ip().is_unspecified())?;
+        if listener.ipv6_only || listener.reuse_port || six.port() == 0 {
+            return None;
+        }
+        let same = |other: &&Listener| {
+            other.bind.inet().is_some_and(|address| address.is_ipv4() && address.port() == six.port())
+        };
+        let other = &self.listeners.iter().find(same)?.bind;
+        Some(format!("it takes IPv4 as well, and {other} is another listener: set ipv6_only = true, or leave one out"))
     }
 
     fn backends_wrong(&self) -> Option<String> {
@@ -201,6 +217,13 @@ mod tests {
         ] {
             assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
         }
+    }
+
+    #[test]
+    fn a_listener_for_both_families_is_told_of_another_for_one() {
+        let both = |more: &str| wrong_listener("0.0.0.0:443", &format!("[[listener]]\nbind = \"[::]:443\"\n{more}"));
+        assert!(both("").is_some_and(|what| what.contains("0.0.0.0:443 is another listener")));
+        assert_eq!(both("ipv6_only = true"), None);
     }
 
     fn wrong_listener(bind: &str, more: &str) -> Option<String> {

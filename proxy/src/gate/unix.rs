@@ -44,3 +44,39 @@ pub(super) async fn connect(path: &Path) -> io::Result<TcpStream> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_whose_backlog_is_full_is_waited_for() {
+        let path = std::env::temp_dir().join(format!("sluice-unit-full-{}.sock", std::process::id()));
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let _first = connect(&path).await.unwrap();
+        let waiting = tokio::time::timeout(Duration::from_millis(50), connect(&path)).await;
+        assert!(waiting.is_err(), "the backlog has room for more than it should");
+
+        let second = tokio::spawn({
+            let path = path.clone();
+            async move { connect(&path).await }
+        });
+        let (_taken, _) = listener.accept().unwrap();
+        let mut second = second.await.unwrap().unwrap();
+        let (taken, _) = listener.accept().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        taken.set_nonblocking(true).unwrap();
+        let mut taken = stream(taken.into()).unwrap();
+        second.write_all(b"over tokio").await.unwrap();
+        second.shutdown().await.unwrap();
+        let mut seen = String::new();
+        taken.read_to_string(&mut seen).await.unwrap();
+        assert_eq!(seen, "over tokio");
+    }
+}

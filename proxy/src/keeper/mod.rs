@@ -70,11 +70,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     if config.limits.connections > 0 {
         capacity = capacity.min(config.limits.connections);
     }
-    let files = Files::open(&config)?;
     let listeners = Listeners::open(&config)?;
     let (kernel, why_not) = choose_engine(&config, capacity)?;
     let ktls = choose_tls_engine(&config)?;
     privileges::keep_for_keeper().context("cannot give up capabilities")?;
+    // Not before: what could be read only with more rights could not be read again when it has changed.
+    let files = Files::open(&config)?;
     let (stats_file, stats) = Stats::create().context("cannot make the shared counters")?;
     let reactor = Reactor::new().context("cannot make an epoll instance")?;
     reactor.add(&signals, Source::Signal, EventFlags::IN)?;
