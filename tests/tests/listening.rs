@@ -106,6 +106,22 @@ fn bytes_pass_between_unix_sockets_and_others() {
     }
 }
 
+#[test]
+fn keys_in_the_kernel_on_one_side_go_with_a_unix_socket_on_the_other() {
+    Via::Ktls.run(|via| {
+        let folder = Folder::make().unwrap();
+        let back = folder.path().join("b.sock");
+        let backend = UnixListener::bind(&back).unwrap();
+        std::fs::set_permissions(&back, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let sluice = Sluice::start(&Setup::via(([127, 0, 0, 1], 9).into(), via).unix_server(&back)).unwrap();
+        let accept = || Stream::unix(backend.accept().unwrap().0).unwrap();
+        let (mut client, mut server) = tunnel(sluice.connect(via).unwrap(), accept);
+        let row = eventually("the pair is listed", || sluice.connections().unwrap().into_iter().next());
+        assert_eq!(row["engine"], "ktls", "{row}");
+        soak(&mut client, &mut server, amount(4 << 20), 11);
+    });
+}
+
 /// A Unix socket has no RST: an end that is given up has its stream ended, and what was sent before still comes.
 #[test]
 fn one_side_that_breaks_ends_the_other() {

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context as _;
+use zeroize::Zeroizing;
 
 use super::Gate;
 use super::tls::{Acceptor, Connector, Roots};
@@ -33,7 +34,7 @@ impl Files {
     ///
     /// # Errors
     /// It has not been sent, or cannot be read.
-    pub(super) fn bytes(&self, role: FileRole) -> anyhow::Result<Vec<u8>> {
+    pub(super) fn bytes(&self, role: FileRole) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let file = self.0.get(&role).with_context(|| format!("the keeper has not sent the file for {role:?}"))?;
         files::read(file).with_context(|| format!("cannot read what the keeper sent for {role:?}"))
     }

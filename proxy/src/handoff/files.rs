@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::config::Config;
 
@@ -85,7 +86,7 @@ pub fn named(config: &Config) -> Vec<(FileRole, PathBuf)> {
 /// # Errors
 /// It cannot be read, is longer, or memory or descriptors are short.
 pub fn seal(file: File) -> io::Result<OwnedFd> {
-    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    let mut bytes = Zeroizing::new(Vec::new());
     file.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
@@ -105,13 +106,14 @@ pub fn seal_bytes(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(memory.into())
 }
 
-/// Reads such a memfd. Its offset, which every process that has it shares, stays where it is.
+/// Reads such a memfd. Its offset, which every process that has it shares, stays where it is. What was read is wiped when
+/// it is dropped: it may be a private key.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn read(memory: &File) -> io::Result<Vec<u8>> {
+pub fn read(memory: &File) -> io::Result<Zeroizing<Vec<u8>>> {
     let length = memory.metadata()?.len().min(MOST);
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let mut bytes = Zeroizing::new(vec![0; usize::try_from(length).unwrap_or(0)]);
     memory.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
@@ -124,7 +126,9 @@ mod tests {
     #[test]
     fn a_sealed_file_is_read_as_often_as_one_likes_and_never_written() {
         let memory = File::from(seal_bytes(b"once").unwrap());
-        assert_eq!((read(&memory).unwrap(), read(&memory).unwrap()), (b"once".to_vec(), b"once".to_vec()));
+        for _ in 0..2 {
+            assert_eq!(read(&memory).unwrap().as_slice(), b"once");
+        }
         assert!(memory.write_at(b"x", 0).is_err() && memory.set_len(1).is_err());
     }
 

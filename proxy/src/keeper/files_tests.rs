@@ -53,12 +53,13 @@ impl Rig {
         assert_eq!((roles.len(), fds.len()), (2, 2));
         let text = files::read(&File::from(fds.remove(0))).unwrap();
         let Some(Packet { message: ToGate::Reload { reload }, .. }) = next() else { panic!("no reload") };
-        Some((String::from_utf8(text).unwrap(), reload))
+        Some((String::from_utf8(text.to_vec()).unwrap(), reload))
     }
 
     /// What a new gate gets.
     fn good(&self) -> String {
-        String::from_utf8(files::read(&File::from(self.files.good[0].try_clone().unwrap())).unwrap()).unwrap()
+        let text = files::read(&File::from(self.files.good[0].try_clone().unwrap())).unwrap();
+        String::from_utf8(text.to_vec()).unwrap()
     }
 }
 

@@ -69,9 +69,10 @@ impl Acceptor {
         let config::TlsChoice { provider, versions } = settings.policy().choose().map_err(anyhow::Error::msg)?;
         let provider = Arc::new(provider);
         let (choice, ends) = choice(listener, settings, files, &provider)?;
-        let clients = settings.client_auth.as_ref();
-        let clients = clients.map(|auth| Ok((auth, files.bytes(FileRole::ClientCa { listener })?)));
-        let clients = clients.transpose().map_err(|error: anyhow::Error| error)?;
+        let clients = match &settings.client_auth {
+            None => None,
+            Some(auth) => Some((auth, files.bytes(FileRole::ClientCa { listener })?)),
+        };
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&versions)?;
         let builder = match &clients {
             None => builder.with_no_client_auth(),
@@ -80,7 +81,7 @@ impl Acceptor {
         let mut config = builder.with_cert_resolver(Arc::new(choice));
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         config.enable_secret_extraction = true;
-        let tickets = Tickets::new(clients.map(|(_, pem)| pem), before.map(|before| &before.tickets))?;
+        let tickets = Tickets::new(clients.map(|(_, pem)| pem.to_vec()), before.map(|before| &before.tickets))?;
         // Resumption by tickets instead of a store: nothing to keep per client.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         if settings.session_tickets {
