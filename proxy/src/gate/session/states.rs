@@ -4,7 +4,6 @@
 //! WebSocket handshake `HeadRead → Plain → Replied`, from where the next one's HeadRead follows.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,18 +22,24 @@ use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest, Pat
 use crate::gate::handshake::{self, Opening, Scheme, Target, Visitor, check_switch, forward as headers, http2};
 use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::pool::RequestBody;
+use crate::gate::proxy_header::Ends;
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
 use crate::gate::sticky::Kept;
 use crate::gate::stream::{Keys, Stream};
+use crate::gate::tls::Person;
 use crate::gate::upstream::{self, Answer, Switched};
 use crate::gate::{Gate, forward};
-use crate::handoff::{ConnId, Facts, MAX_LEFTOVER, WhyNot};
+use crate::handoff::{ConnId, Facts, MAX_LEFTOVER, Peer, WhyNot};
 
 /// What is known of a connection from its accept on.
 pub(in crate::gate) struct Visit {
     pub(in crate::gate) id: ConnId,
     /// Whoever is at the other end of the connection: the client, or a proxy before it.
-    pub(in crate::gate) client: SocketAddr,
+    pub(in crate::gate) client: Peer,
+    /// Its address and the one that it came to, if they are known and some backend is to be told.
+    pub(in crate::gate) ends: Option<Ends>,
+    /// Who the client is by its certificate, if it has shown one.
+    pub(in crate::gate) person: Option<Arc<Person>>,
     pub(in crate::gate) listener: u16,
     /// Milliseconds since the Unix epoch.
     pub(in crate::gate) accepted_ms: u64,
@@ -49,7 +54,7 @@ pub(in crate::gate) struct Visit {
 #[derive(Clone, Copy)]
 pub(in crate::gate) struct Note {
     pub(in crate::gate) id: ConnId,
-    pub(in crate::gate) client: SocketAddr,
+    pub(in crate::gate) client: Peer,
     pub(in crate::gate) listener: u16,
 }
 
@@ -69,6 +74,8 @@ impl Visit {
         Ok(Self {
             id: note.id,
             client: self.client,
+            ends: self.ends,
+            person: self.person.clone(),
             listener: self.listener,
             accepted_ms: now_ms(),
             head_by: now,
@@ -139,7 +146,7 @@ pub(super) struct Admitted {
 #[derive(Clone, Copy)]
 struct From {
     /// The client's address, which the peer's need not be.
-    address: SocketAddr,
+    address: Peer,
     /// What the client speaks, which the listener need not speak.
     scheme: Scheme,
 }
@@ -177,7 +184,7 @@ pub(super) struct Dialled {
 pub(super) struct Upgraded {
     visit: Visit,
     client: Client,
-    address: SocketAddr,
+    address: Peer,
     rule: Arc<Rule>,
     server: u16,
     backend: Switched,
@@ -340,6 +347,9 @@ impl HeadRead {
         let body = body(&mut self.client);
         let mut request = headers::request(head, sent, hop_by_hop, visitor, &gate.config.forwarded, body);
         let kept = kept(gate, rule.way, request.headers_mut());
+        if let Some(person) = &self.visit.person {
+            person.tell(request.headers_mut());
+        }
         rule.request_edits.apply(request.headers_mut());
         Ok(Passed { rule: rule.clone(), kept, request })
     }
@@ -380,7 +390,7 @@ fn give(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
 impl Plain {
     pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>, note: &Note) -> Result<Replied, Stopped> {
         let Self { visit, mut client, keys, scheme, from, request, rule, kept, last } = *self;
-        match client.while_there(forward::forward(gate, rule.way, kept, request, visit.id)).await {
+        match client.while_there(forward::forward(gate, rule.way, kept, visit.ends, request, visit.id)).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Err(refusal)) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
             Ok(Ok((server, response))) => {
@@ -435,7 +445,7 @@ impl Replied {
 
 impl Admitted {
     pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
-        let dial = timeout_at(self.visit.done_by, gate.dial(self.rule.way, self.kept, self.visit.id));
+        let dial = timeout_at(self.visit.done_by, gate.dial(self.rule.way, self.kept, self.visit.ends, self.visit.id));
         match self.client.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Ok(Ok((server, backend)))) => Ok(Dialled { admitted: self, backend, server }),
@@ -454,8 +464,8 @@ impl Dialled {
         let answer = match client.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
             Ok(answer) => answer.map_err(|failure| {
-                let server = gate.server(rule.way.backend, self.server);
-                tracing::info!(conn = %visit.id, ?server, %failure, "no answer of the backend");
+                let server = gate.server(rule.way.backend, self.server).map(tracing::field::display);
+                tracing::info!(conn = %visit.id, server, %failure, "no answer of the backend");
                 failure.refusal
             }),
         };
