@@ -51,7 +51,7 @@ pub(super) async fn forward(
         match asked {
             Ok(response) => return Ok((server, answered(response, sender, (way.backend, server), gate)?)),
             // The server closed it before the request was written: there is another one, or a new one.
-            Err(Unanswered::Unsent(back)) if used => request = back,
+            Err(Unanswered::Unsent(back)) if used => request = *back,
             Err(Unanswered::Unsent(_)) => return Err(Refusal::BackendClosed),
             Err(Unanswered::Failed(failure)) => {
                 let server = gate.server(way.backend, server).map(tracing::field::display);
@@ -99,7 +99,7 @@ async fn connect(gate: &Arc<Gate>, way: Way, server: u16, ends: Option<Ends>) ->
 /// Why there is no answer.
 enum Unanswered {
     /// Nothing has been written. The request is good for another connection.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     Failed(Failure),
 }
 
@@ -117,7 +117,7 @@ async fn ask(
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(mut error)) => {
                 return Err(match error.take_message() {
-                    Some(request) => Unanswered::Unsent(request),
+                    Some(request) => Unanswered::Unsent(Box::new(request)),
                     None => Unanswered::Failed(upstream::broken(error.into_error())),
                 });
             }
@@ -188,9 +188,8 @@ impl Body for Leased {
                 return Poll::Ready(None);
             };
             // Trailers end at this hop: Trailer, which announces them, is not passed on either.
-            match frame.map_err(io::Error::other)?.into_data() {
-                Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Err(_) => {}
+            if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }
     }

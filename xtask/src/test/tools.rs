@@ -88,7 +88,7 @@ fn modules(folder: &Path) -> anyhow::Result<()> {
     let prefix = folder.join("npm");
     let is_there =
         |module: &&str| prefix.join("node_modules").join(module.split('@').next().unwrap_or(module)).is_dir();
-    if MODULES.iter().all(|module| is_there(&module)) {
+    if MODULES.iter().all(is_there) {
         return Ok(());
     }
     if on_path("node").is_none() || on_path("npm").is_none() {

@@ -125,7 +125,7 @@ pub(super) struct HeadRead {
 /// What a request is.
 pub(super) enum Judged {
     /// A WebSocket handshake that may enter.
-    Handshake(Admitted),
+    Handshake(Box<Admitted>),
     /// Plain HTTP for a route that takes it.
     Plain(Box<Plain>),
 }
@@ -175,7 +175,7 @@ pub(super) struct Replied {
 
 /// A request with a connection to a server that can answer it.
 pub(super) struct Dialled {
-    admitted: Admitted,
+    admitted: Box<Admitted>,
     backend: Stream,
     server: u16,
 }
@@ -292,7 +292,8 @@ impl HeadRead {
         match judged {
             Ok(Ok((opening, Passed { rule, kept, request }))) => {
                 visit.done_by = done_by(gate, visit.done_by, &rule);
-                Ok(Judged::Handshake(Admitted { visit, client, keys, from, opening, request, rule, kept }))
+                let admitted = Admitted { visit, client, keys, from, opening, request, rule, kept };
+                Ok(Judged::Handshake(Box::new(admitted)))
             }
             Ok(Err((last, Passed { rule, kept, request }))) => {
                 Ok(Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, kept, last })))
@@ -444,7 +445,7 @@ impl Replied {
 }
 
 impl Admitted {
-    pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
+    pub(super) async fn dial(mut self: Box<Self>, gate: &Gate) -> Result<Dialled, Stopped> {
         let dial = timeout_at(self.visit.done_by, gate.dial(self.rule.way, self.kept, self.visit.ends, self.visit.id));
         match self.client.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
@@ -457,7 +458,7 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut client, keys, from, opening, request, rule, kept } = self.admitted;
+        let Admitted { visit, mut client, keys, from, opening, request, rule, kept } = *self.admitted;
         let cookie = gate.stick(rule.way.backend, self.server, kept, from.scheme);
         let late = after(gate.config.timeouts(rule.way.route).response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
