@@ -15,8 +15,9 @@ use crate::Via;
 use crate::backend::RawBackend;
 use crate::certificate::{Certificate, Identity, of_backends, of_the_proxy};
 use crate::http::{self, Head};
+use crate::http2;
 use crate::process::{Program, descendants, free_addresses, signal_pid, status_field};
-use crate::stream::Stream;
+use crate::stream::{Stream, patient};
 use crate::wait::eventually;
 
 /// Names the program under test; else it is looked for beside the test's own.
@@ -256,7 +257,11 @@ impl Sluice {
     /// # Errors
     /// Nobody listens.
     pub fn connect(&self, via: Via) -> io::Result<Stream> {
-        Stream::connect(self.address(via), via.tls_client().then(|| Arc::clone(&self.tls)))
+        let tls = via.tls_client().then(|| Arc::clone(&self.tls));
+        if via.http2() {
+            return Ok(Stream::Plain(patient(http2::connect(self.address(via), tls)?)?));
+        }
+        Stream::connect(self.address(via), tls)
     }
 
     /// Connects a client and sends an upgrade request, with `behind` in the same write.
@@ -406,5 +411,5 @@ impl Drop for Folder {
 /// # Errors
 /// Nobody listens.
 pub fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    crate::stream::patient(TcpStream::connect(address)?)
+    patient(TcpStream::connect(address)?)
 }
