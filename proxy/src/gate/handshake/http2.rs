@@ -73,3 +73,7 @@ pub(in crate::gate) fn answer(head: &mut response::Parts) {
     }
     head.version = Version::HTTP_2;
 }
+
+#[cfg(test)]
+#[path = "http2_tests.rs"]
+mod tests;

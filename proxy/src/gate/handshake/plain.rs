@@ -67,3 +67,7 @@ fn framing(headers: &HeaderMap) -> Result<bool, Refusal> {
     }
     Ok(chunked)
 }
+
+#[cfg(test)]
+#[path = "plain_tests.rs"]
+mod tests;
