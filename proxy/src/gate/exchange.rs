@@ -41,6 +41,8 @@ pub(super) struct Exchange<S: AsyncRead + AsyncWrite + Unpin> {
     /// The request's body, until somebody takes it.
     body: Option<Incoming>,
     answer: Option<oneshot::Sender<Response<AnswerBody>>>,
+    /// The longest head, in bytes.
+    limit: usize,
 }
 
 /// A client whose answer is wholly in its socket.
@@ -110,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
                 TokioIo::new(Muted { io: Front::new(front, io), shared: shared.clone() }),
                 Hook(shared.clone()),
             );
-        Self { connection: Box::new(connection), shared, body: None, answer: None }
+        Self { connection: Box::new(connection), shared, body: None, answer: None, limit: limits.head_bytes }
     }
 
     /// Reads the first request. Not cancel safe: what was read is lost with `self`.
@@ -194,9 +196,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     fn unread(self, error: &hyper::Error) -> NoRequest<S> {
         let parts = self.connection.into_parts();
         let refusal = if error.is_parse_too_large() {
-            // Without the end of even one line, it is the line that is too long.
+            // Without the end of even one line, it is the line that is too long. But what does not fill the buffer was
+            // no line: the head has been taken from it, and its Content-Length is larger than any body.
             let line_complete = parts.read_buf.contains(&b'\n');
-            if line_complete { Refusal::HeadTooLarge } else { Refusal::UriTooLong }
+            match parts.read_buf.len() < self.limit {
+                _ if line_complete => Refusal::HeadTooLarge,
+                true => Refusal::Malformed,
+                false => Refusal::UriTooLong,
+            }
         } else if error.is_parse() {
             Refusal::Malformed
         } else {
