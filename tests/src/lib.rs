@@ -10,7 +10,7 @@ pub mod corpus;
 pub mod counters;
 pub mod frame;
 pub mod http;
-pub mod http2;
+pub mod http2_frames;
 pub mod needs;
 pub mod pattern;
 pub mod process;

@@ -23,7 +23,7 @@ use anyhow::{Context as _, ensure};
 use sluice_tests::Via;
 use sluice_tests::corpus::{self, Case};
 use sluice_tests::http::{self, Head};
-use sluice_tests::http2::{self, Answer};
+use sluice_tests::http2_frames::{self, Answer};
 use sluice_tests::recorder::Recorder;
 use sluice_tests::sluice::{Setup, Sluice, dial};
 
@@ -206,13 +206,13 @@ fn over_http2(rig: &mut Rig, case: &Case) -> anyhow::Result<()> {
     let fields: Vec<_> = case.lines.iter().map(|line| field(line)).collect();
     let bodies: Vec<_> = case.all("data").map(corpus::unescape).collect();
     let mut client = dial(rig.sluice.ws)?;
-    client.write_all(&http2::request(&fields, &bodies))?;
+    client.write_all(&http2_frames::request(&fields, &bodies))?;
     let expected = match verdict[..] {
         ["reset"] => Answer::Reset,
         [status] => Answer::Status(status.parse()?),
         _ => anyhow::bail!("what is {verdict:?}?"),
     };
-    let got = http2::answer(&mut client)?;
+    let got = http2_frames::answer(&mut client)?;
     ensure!(got == expected, "{got:?} instead of {expected:?}");
     rig.check(case, if asks { case.all("backend").map(str::to_owned).collect() } else { Vec::new() })
 }
@@ -248,6 +248,25 @@ fn answered(rig: &mut Rig, case: &Case) -> anyhow::Result<()> {
     let got = got?;
     ensure!(case.all("client").any(|allowed| allowed == got), "the client got {got}");
     rig.check(case, lines)
+}
+
+#[test]
+fn an_answer_that_is_too_long_reaches_nobody_wherever_it_is_cut() {
+    let mut rig = Rig::start(true);
+    let fake = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled";
+    // Around the sizes that buffers have.
+    let sizes = (9..18).flat_map(|power| [-60, -30, -1, 0, 1].map(|more: i32| ((1 << power) + more) as usize));
+    for size in (0..4).chain(sizes) {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n{}{fake}", "x".repeat(size));
+        rig.backend.script(answer.as_bytes(), false);
+        for (path, body) in [("/scripted", "x".repeat(size)), ("/next", "ok".into())] {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            let answer = http::exchange(rig.sluice.ws, request.as_bytes()).unwrap();
+            assert!(answer.head.status() == 200 && answer.body == body, "{size} {path}: {:?}", answer.head);
+            rig.expected.push(format!("GET {path} \"\""));
+        }
+    }
+    rig.finish();
 }
 
 /// What a client gets of an answer, up to the end of its connection: the status, and the reason or the body; `cut` if it
