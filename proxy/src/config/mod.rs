@@ -2,6 +2,7 @@
 //!
 //! Unknown keys are refused with their line. Every default says why it is what it is.
 
+mod address;
 mod backend;
 mod change;
 mod check;
@@ -12,8 +13,10 @@ mod limits;
 mod listener;
 mod matching;
 mod origin;
+mod proxy_protocol;
 mod relay;
 mod route;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,6 +24,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use address::{Address, AddressError};
 pub use backend::{Backend, BackendTls, SameSite, Sticky};
 pub use change::{HeaderEdits, Rewrite};
 pub use check::ConfigError;
@@ -28,11 +32,13 @@ pub use duration::Bound;
 pub use error_page::{ERROR_BODIES, ErrorPage};
 pub use forwarded::{Forwarded, ForwardedHeader};
 pub use limits::{Limits, Timeouts};
-pub use listener::{Listener, Tls};
+pub use listener::{ClientAuth, ClientAuthMode, Listener, NamedCertificate, SocketMode, Tls};
 pub use matching::{Condition, PathRule, Pattern, Texts};
 pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
+pub use proxy_protocol::{ProxyProtocol, SendProxy, TrustedPeer};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
 pub use route::{HttpMode, NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeouts};
+pub use tls::{TlsChoice, TlsPolicy, TlsVersion};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -132,12 +138,9 @@ impl Config {
 
     /// The short form: one listener, one backend server, everything else by default.
     #[must_use]
-    pub fn short(listen: Vec<SocketAddr>, servers: Vec<SocketAddr>) -> Self {
+    pub fn short(listen: Vec<Address>, servers: Vec<Address>) -> Self {
         Self {
-            listeners: listen
-                .into_iter()
-                .map(|bind| Listener { bind, tls: None, http2: listener::defaults::http2() })
-                .collect(),
+            listeners: listen.into_iter().map(Listener::at).collect(),
             routes: vec![Route::default()],
             backends: vec![Backend {
                 name: "default".into(),
@@ -145,6 +148,7 @@ impl Config {
                 keep_alive: backend::defaults::keep_alive(),
                 sticky: None,
                 tls: None,
+                send_proxy: None,
             }],
             ..Self::default()
         }
@@ -176,12 +180,18 @@ impl Config {
     }
 
     fn resolve_paths(&mut self, folder: &Path) {
-        for tls in self.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
-            tls.certificate = folder.join(&tls.certificate);
-            tls.key = folder.join(&tls.key);
+        for listener in &mut self.listeners {
+            listener.bind.resolve(folder);
+            for file in listener.tls.iter_mut().flat_map(Tls::files_mut) {
+                *file = folder.join(&*file);
+            }
         }
-        for tls in self.backends.iter_mut().filter_map(|backend| backend.tls.as_mut()) {
-            for file in [&mut tls.ca, &mut tls.certificate, &mut tls.key].into_iter().flatten() {
+        for backend in &mut self.backends {
+            for server in &mut backend.servers {
+                server.resolve(folder);
+            }
+            let tls = backend.tls.iter_mut();
+            for file in tls.flat_map(|tls| [&mut tls.ca, &mut tls.certificate, &mut tls.key]).flatten() {
                 *file = folder.join(&*file);
             }
         }

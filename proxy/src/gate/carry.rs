@@ -30,7 +30,7 @@ use super::tls::end_reason;
 use super::{Gate, linger};
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
-use crate::sys::patience;
+use crate::sys::patience::{self, Patience};
 use crate::sys::socket::{unacknowledged, watch_for_death};
 
 /// How long the last bytes to one side may take to be acknowledged after the other side has failed.
@@ -69,7 +69,7 @@ impl Drop for Place {
 /// The keeper is gone, or a socket is: the pair is closed.
 pub(super) async fn begin(pair: Quiesced, mut place: Place, why_not: WhyNot, gate: &Arc<Gate>) -> io::Result<()> {
     let relay = &gate.config.relay;
-    for stream in [&pair.client, &pair.backend] {
+    for stream in [&pair.client, &pair.backend].into_iter().filter(|stream| stream.is_tcp()) {
         if let Some(tcp) = stream.tcp() {
             watch_for_death(tcp, relay.keepalive, relay.user_timeout)?;
         }
@@ -139,8 +139,8 @@ struct Carry {
     patrol: Option<u32>,
     /// It is being ended because of worn keys.
     parting: bool,
-    /// Whether TCP_USER_TIMEOUT is off: on the client's socket, on the backend's.
-    patient: [bool; 2],
+    /// With peers that do not read: with the client, with the backend.
+    patience: [Patience; 2],
     _permit: Permit,
 }
 
@@ -159,6 +159,7 @@ impl Carry {
         let (stats, slot) = (&place.gate.stats, &mut place.slot);
         to_backend.preload(pair.to_backend.into(), stats, slot);
         to_client.preload(pair.to_client.into(), stats, slot);
+        let patience = [&pair.client, &pair.backend].map(|stream| Patience::of(stream.is_tcp()));
         Self {
             client: pair.client,
             backend: pair.backend,
@@ -169,7 +170,7 @@ impl Carry {
             patrol: Some(place.gate.patrol.round().wrapping_sub(1)),
             place,
             parting: false,
-            patient: [false; 2],
+            patience,
             _permit: pair.permit,
         }
     }
@@ -255,7 +256,7 @@ impl Carry {
             Some(round) if round == patrol.round() => return,
             Some(_) => {
                 let timeout = patrol.user_timeout();
-                let [client, backend] = &mut self.patient;
+                let [client, backend] = &mut self.patience;
                 let look =
                     |stream: &Stream, patient| stream.tcp().is_some_and(|tcp| patience::look(tcp, timeout, patient));
                 let client_waits = look(&self.client, client);

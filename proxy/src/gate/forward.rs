@@ -22,6 +22,7 @@ use super::exchange::AnswerBody;
 use super::handshake::check_framing;
 use super::policy::Way;
 use super::pool::{Place, RequestBody, Sender};
+use super::proxy_header::Ends;
 use super::refusal::Refusal;
 use super::sticky::Kept;
 use super::upstream::{self, Failure};
@@ -39,22 +40,23 @@ pub(super) async fn forward(
     gate: &Arc<Gate>,
     way: Way,
     kept: Option<Kept>,
+    ends: Option<Ends>,
     request: Request<UnsyncBoxBody<Bytes, io::Error>>,
     id: ConnId,
 ) -> Result<(u16, Response<AnswerBody>), Refusal> {
     let moved = Arc::new(AtomicU64::new(0));
     let mut request = request.map(|body| RequestBody::new(Counting { body, moved: moved.clone() }));
     loop {
-        let (server, mut sender, used) = reach(gate, way, kept, id).await?;
+        let (server, mut sender, used) = reach(gate, way, kept, ends, id).await?;
         let asked = ask(&mut sender, request, &moved, gate.config.timeouts(way.route).http_response).await;
         match asked {
             Ok(response) => return Ok((server, answered(response, sender, (way.backend, server), gate)?)),
             // The server closed it before the request was written: there is another one, or a new one.
-            Err(Unanswered::Unsent(back)) if used => request = back,
+            Err(Unanswered::Unsent(back)) if used => request = *back,
             Err(Unanswered::Unsent(_)) => return Err(Refusal::BackendClosed),
             Err(Unanswered::Failed(failure)) => {
-                let server = gate.server(way.backend, server);
-                tracing::info!(conn = %id, ?server, %failure, "no answer of the backend");
+                let server = gate.server(way.backend, server).map(tracing::field::display);
+                tracing::info!(conn = %id, server, %failure, "no answer of the backend");
                 return Err(failure.refusal);
             }
         }
@@ -62,13 +64,19 @@ pub(super) async fn forward(
 }
 
 /// A server of a backend with a connection to it, and whether that has been used before.
-async fn reach(gate: &Arc<Gate>, way: Way, kept: Option<Kept>, id: ConnId) -> Result<(u16, Sender, bool), Refusal> {
+async fn reach(
+    gate: &Arc<Gate>,
+    way: Way,
+    kept: Option<Kept>,
+    ends: Option<Ends>,
+    id: ConnId,
+) -> Result<(u16, Sender, bool), Refusal> {
     let mut last = Refusal::BackendUnreachable;
     for server in gate.turn(way.backend, kept) {
         if let Some(sender) = gate.pool.take((way.backend, server)) {
             return Ok((server, sender, true));
         }
-        match connect(gate, way, server).await {
+        match connect(gate, way, server, ends).await {
             Ok(sender) => return Ok((server, sender, false)),
             Err(failure) => last = gate.passed_over(way.backend, server, id, &failure),
         }
@@ -77,8 +85,8 @@ async fn reach(gate: &Arc<Gate>, way: Way, kept: Option<Kept>, id: ConnId) -> Re
 }
 
 /// A new connection to a server.
-async fn connect(gate: &Arc<Gate>, way: Way, server: u16) -> Result<Sender, Failure> {
-    let stream = gate.connect(way, server).await?;
+async fn connect(gate: &Arc<Gate>, way: Way, server: u16, ends: Option<Ends>) -> Result<Sender, Failure> {
+    let stream = gate.connect(way, server, ends).await?;
     let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits).await?;
     // Ends with the connection, which ends when its sender and its answer are dropped.
     tokio::spawn(async move {
@@ -92,7 +100,7 @@ async fn connect(gate: &Arc<Gate>, way: Way, server: u16) -> Result<Sender, Fail
 /// Why there is no answer.
 enum Unanswered {
     /// Nothing has been written. The request is good for another connection.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     Failed(Failure),
 }
 
@@ -110,7 +118,7 @@ async fn ask(
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(mut error)) => {
                 return Err(match error.take_message() {
-                    Some(request) => Unanswered::Unsent(request),
+                    Some(request) => Unanswered::Unsent(Box::new(request)),
                     None => Unanswered::Failed(upstream::broken(error.into_error())),
                 });
             }
@@ -145,7 +153,9 @@ struct Lease {
 impl Lease {
     /// The answer has ended: the next request may use it.
     fn end(mut self) {
-        let keep = self.gate.config.backends.get(usize::from(self.place.0)).map(|backend| backend.keep_alive);
+        // One that began with a PROXY header is this client's.
+        let backend = self.gate.config.backends.get(usize::from(self.place.0));
+        let keep = backend.filter(|backend| backend.send_proxy.is_none()).map(|backend| backend.keep_alive);
         let Some(keep) = keep else { return };
         tokio::spawn(async move {
             if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_ok() {
@@ -180,9 +190,8 @@ impl Body for Leased {
                 return Poll::Ready(None);
             };
             // Trailers end at this hop: Trailer, which announces them, is not passed on either.
-            match frame.map_err(io::Error::other)?.into_data() {
-                Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Err(_) => {}
+            if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }
     }

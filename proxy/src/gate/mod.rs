@@ -10,6 +10,7 @@ mod carrier;
 mod carry;
 mod control;
 mod exchange;
+mod files;
 mod forward;
 mod front;
 mod handover;
@@ -21,6 +22,8 @@ mod listen;
 mod pages;
 mod policy;
 mod pool;
+mod proxy_header;
+mod proxy_in;
 mod refusal;
 mod seats;
 mod session;
@@ -28,13 +31,13 @@ mod slots;
 mod sticky;
 mod stream;
 mod tls;
+mod unix;
 mod upstream;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,24 +53,26 @@ use self::balance::RoundRobin;
 use self::boot::Equipment;
 use self::carry::Patrol;
 use self::control::{Control, Receiver};
+use self::files::{Files, InUse, Loaded};
 use self::handshake::Scheme;
 use self::listen::Port;
 use self::pages::Pages;
 use self::policy::{Routes, Way};
 use self::pool::Pool;
+use self::proxy_header::Ends;
 use self::refusal::{Outcome, Refusal};
 use self::seats::Seats;
 use self::session::{Note, now_ms};
 use self::slots::Slots;
 use self::sticky::{Kept, Sticky};
 use self::stream::Stream;
-use self::tls::{Arming, Connector};
-use self::upstream::Failure;
-use crate::config::{Config, Relay, TlsEngineChoice};
+use self::tls::Arming;
+use self::upstream::{Dialling, Failure};
+use crate::config::{Address, Backend, Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
 use crate::handoff::{ConnId, Engine, Hello, MAX_MESSAGE, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
-use crate::observe::{self, Admin, Snapshots};
+use crate::observe::{self, Admin, Certificates, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
 const WORKERS: usize = 2;
@@ -83,7 +88,11 @@ struct Gate {
     routes: Routes,
     pages: Pages,
     /// By the index of the backend.
-    upstreams: Vec<Upstream>,
+    turns: Vec<RoundRobin>,
+    stickies: Vec<Option<Sticky>>,
+    loaded: InUse,
+    /// What the admin listener shows of what is loaded.
+    certificates: Certificates,
     stats: Arc<Stats>,
     control: Arc<Control>,
     slots: Slots,
@@ -93,13 +102,6 @@ struct Gate {
     pool: Pool,
     seats: Seats,
     last_id: AtomicU64,
-}
-
-/// A backend, as far as it is more than its settings.
-struct Upstream {
-    turns: RoundRobin,
-    tls: Option<Connector>,
-    sticky: Option<Sticky>,
 }
 
 /// Runs a gate until the keeper closes its end of `control`.
@@ -153,7 +155,10 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let control = Arc::new(Control::new(control).context("cannot watch the control socket")?);
     let mut receiver = Receiver::new(&control);
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
-    let Equipment { hello, stats, listeners, connectors, admin } = equipment;
+    let Equipment { hello, stats, listeners, files, admin } = equipment;
+    let loaded = Loaded::make(&hello.config, &files, None)?;
+    let certificates = Certificates::default();
+    certificates.set(loaded.certificates(&hello.config));
     let admission = {
         let limit = match hello.config.limits.connections {
             0 => hello.capacity,
@@ -164,7 +169,10 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
         pages: Pages::new(&hello.config)?,
-        upstreams: upstreams(&hello, connectors),
+        stickies: stickies(&hello),
+        turns: hello.config.backends.iter().map(|backend| RoundRobin::new(backend.servers.len())).collect(),
+        loaded: InUse::new(loaded),
+        certificates: certificates.clone(),
         engine: hello.engine,
         stats: Arc::new(stats),
         control: control.clone(),
@@ -181,7 +189,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     // Dropped with this function, which ends them.
     let mut tasks = JoinSet::new();
     for listening in listeners {
-        let port = Port::new(listening.index, listening.socket, listening.tls).context("cannot watch a listener")?;
+        let port = Port::new(listening.index, listening.socket).context("cannot watch a listener")?;
         tasks.spawn(port.serve(gate.clone()));
     }
     let patrolled = gate.clone();
@@ -191,7 +199,8 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let (snapshots, requests) = Snapshots::new();
     tasks.spawn(ask_for_snapshots(control.clone(), requests));
     if let Some(socket) = admin {
-        let admin = Admin::new(snapshots.clone(), gate.stats.clone(), refusal::labels(), gate.config.clone());
+        let admin =
+            Admin::new(snapshots.clone(), gate.stats.clone(), refusal::labels(), certificates, gate.config.clone());
         tasks.spawn(observe::serve(TcpListener::from(socket), admin));
     }
     control.send(&ToKeeper::Ready, &[]).await.context("cannot tell the keeper that the gate is ready")?;
@@ -199,18 +208,14 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     listen_to_keeper(&mut receiver, &gate, &snapshots).await
 }
 
-fn upstreams(hello: &Hello, mut connectors: HashMap<u16, Connector>) -> Vec<Upstream> {
-    let backends = (0..).zip(&hello.config.backends);
-    backends
-        .map(|(index, backend)| Upstream {
-            turns: RoundRobin::new(backend.servers.len()),
-            tls: connectors.remove(&index),
-            sticky: backend.sticky.as_ref().map(|settings| {
-                let servers: Vec<String> = backend.servers.iter().map(ToString::to_string).collect();
-                Sticky::new(settings, &backend.name, &servers, &[hello.secret.0.to_vec()])
-            }),
-        })
-        .collect()
+/// By the index of the backend: those that have a cookie for their clients.
+fn stickies(hello: &Hello) -> Vec<Option<Sticky>> {
+    let sticky = |backend: &Backend| {
+        let servers: Vec<String> = backend.servers.iter().map(ToString::to_string).collect();
+        let settings = backend.sticky.as_ref()?;
+        Some(Sticky::new(settings, &backend.name, &servers, &[hello.secret.0.to_vec()]))
+    };
+    hello.config.backends.iter().map(sticky).collect()
 }
 
 fn arming(ability: Ability, relay: &Relay) -> Arming {
@@ -218,7 +223,8 @@ fn arming(ability: Ability, relay: &Relay) -> Arming {
     Arming::new(ability, if configured { WhyNot::Configured } else { WhyNot::NoKtls }, relay.tls_key_records)
 }
 
-async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Gate, snapshots: &Snapshots) -> anyhow::Result<()> {
+async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Arc<Gate>, snapshots: &Snapshots) -> anyhow::Result<()> {
+    let mut changed = Files::default();
     while let Some(packet) = receiver.next().await? {
         match packet.message {
             ToGate::Closed { count, by_route } => {
@@ -226,6 +232,8 @@ async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Gate, snapshots: &
                 gate.seats.closed(&by_route);
             }
             ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
+            ToGate::Files { roles } => changed.take(roles, packet.fds)?,
+            ToGate::Reload { reload } => files::reload(gate, std::mem::take(&mut changed), reload).await?,
             other => tracing::warn!(?other, "the keeper sent what a running gate does not expect"),
         }
     }
@@ -261,21 +269,21 @@ impl Gate {
     }
 
     /// The address of a server, for the log.
-    fn server(&self, backend: u16, server: u16) -> Option<SocketAddr> {
-        self.config.backends.get(usize::from(backend))?.servers.get(usize::from(server)).copied()
+    fn server(&self, backend: u16, server: u16) -> Option<&Address> {
+        self.config.backends.get(usize::from(backend))?.servers.get(usize::from(server))
     }
 
     /// The order in which a request tries a backend's servers: the client's own first, if it has one.
     fn turn(&self, backend: u16, kept: Option<Kept>) -> impl Iterator<Item = u16> + use<> {
         let own = kept.map(|kept| kept.server);
-        let turn = self.upstreams.get(usize::from(backend)).map(|upstream| upstream.turns.turn());
+        let turn = self.turns.get(usize::from(backend)).map(RoundRobin::turn);
         let others = turn.into_iter().flatten().filter_map(|server| u16::try_from(server).ok());
         own.into_iter().chain(others.filter(move |server| Some(*server) != own))
     }
 
     /// The cookie of a backend's clients, if they have one.
     fn sticky(&self, backend: u16) -> Option<&Sticky> {
-        self.upstreams.get(usize::from(backend))?.sticky.as_ref()
+        self.stickies.get(usize::from(backend))?.as_ref()
     }
 
     /// The Set-Cookie for a client that has been answered by this server, if it needs one.
@@ -287,33 +295,42 @@ impl Gate {
     /// Logs that a server is passed over. Returns what it would mean if it was the last.
     fn passed_over(&self, backend: u16, server: u16, id: ConnId, failure: &Failure) -> Refusal {
         let name = self.config.backends.get(usize::from(backend)).map(|backend| &backend.name);
-        let server = self.server(backend, server);
-        tracing::info!(conn = %id, backend = name, ?server, %failure, "dial failed");
+        let server = self.server(backend, server).map(tracing::field::display);
+        tracing::info!(conn = %id, backend = name, server, %failure, "dial failed");
         failure.refusal
     }
 
-    /// Connects to a server.
+    /// Connects to a server. One that wants to know is told the client's `ends` in a PROXY header.
     ///
     /// # Errors
     /// It cannot be reached.
-    async fn connect(&self, way: Way, server: u16) -> Result<Stream, Failure> {
-        let (Some(upstream), Some(address)) =
-            (self.upstreams.get(usize::from(way.backend)), self.server(way.backend, server))
+    async fn connect(&self, way: Way, server: u16, ends: Option<Ends>) -> Result<Stream, Failure> {
+        let (Some(address), Some(configured)) =
+            (self.server(way.backend, server), self.config.backends.get(usize::from(way.backend)))
         else {
             return Err(Refusal::Internal.into());
         };
+        let tls = self.loaded.connector(way.backend);
+        let hello = configured.send_proxy.map(|version| proxy_header::write(version, ends)).transpose();
+        let hello = hello.map_err(|_| Refusal::Internal)?.unwrap_or_default();
         let patience = self.config.timeouts(way.route).dial;
-        upstream::dial(address, upstream.tls.as_ref(), &self.arming, patience).await
+        Dialling { hello: &hello, tls: tls.as_deref(), arming: &self.arming, patience }.dial(address).await
     }
 
     /// Connects to a server of a backend.
     ///
     /// # Errors
     /// What the last dial said.
-    async fn dial(&self, way: Way, kept: Option<Kept>, id: ConnId) -> Result<(u16, Stream), Refusal> {
+    async fn dial(
+        &self,
+        way: Way,
+        kept: Option<Kept>,
+        ends: Option<Ends>,
+        id: ConnId,
+    ) -> Result<(u16, Stream), Refusal> {
         let mut last = Refusal::BackendUnreachable;
         for server in self.turn(way.backend, kept) {
-            match self.connect(way, server).await {
+            match self.connect(way, server, ends).await {
                 Ok(stream) => return Ok((server, stream)),
                 Err(failure) => last = self.passed_over(way.backend, server, id, &failure),
             }

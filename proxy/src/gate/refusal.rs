@@ -181,6 +181,9 @@ refusals! {
     /// The route has as many connections as its `limits.connections` allows.
     RouteFull: 48, SERVICE_UNAVAILABLE, "connection_limit_reached", "route-full",
         "this service has no room for another connection";
+    /// The connection of a proxy that `proxy_protocol.from` names does not begin with a PROXY header.
+    ProxyHeader: 49, BAD_REQUEST, "http_request_error", "proxy-header",
+        "the connection does not begin with a PROXY header";
 }
 
 /// How a handshake ended, for the counters.

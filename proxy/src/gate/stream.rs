@@ -18,6 +18,8 @@ use crate::ktls::Leg;
 pub(super) enum Stream {
     /// TCP.
     Plain(TcpStream),
+    /// A Unix socket: [`unix`](super::unix).
+    Unix(TcpStream),
     /// TLS whose keys the kernel has.
     Kernel(Box<KernelTls>),
     /// TLS whose keys are in this process, and why.
@@ -31,6 +33,8 @@ pub(super) enum Stream {
 pub(super) enum Keys {
     /// There are none: the connection is plain.
     None,
+    /// There are none, and it is a Unix socket.
+    Unix,
     /// The kernel.
     Kernel,
     /// This process, for this reason.
@@ -41,7 +45,7 @@ impl Keys {
     /// What a request that came over such a connection is called.
     pub(super) const fn scheme(self) -> Scheme {
         match self {
-            Self::None => Scheme::Plain,
+            Self::None | Self::Unix => Scheme::Plain,
             Self::Kernel | Self::User(_) => Scheme::Tls,
         }
     }
@@ -52,16 +56,22 @@ impl Stream {
     pub(super) const fn keys(&self) -> Keys {
         match self {
             Self::Plain(_) => Keys::None,
+            Self::Unix(_) => Keys::Unix,
             Self::Kernel(_) => Keys::Kernel,
             Self::User(_, why) => Keys::User(*why),
             Self::Http2(_) => Keys::User(WhyNot::Http2),
         }
     }
 
-    /// The TCP connection below, if it is this stream's alone.
+    /// Whether the connection below is one of TCP and this stream's alone.
+    pub(super) const fn is_tcp(&self) -> bool {
+        !matches!(self, Self::Unix(_) | Self::User(_, WhyNot::UnixSocket) | Self::Http2(_))
+    }
+
+    /// The connection below, if it is this stream's alone.
     pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(tcp) => Some(tcp),
+            Self::Plain(tcp) | Self::Unix(tcp) => Some(tcp),
             Self::Kernel(tls) => Some(tls.tcp()),
             Self::User(tls, _) => Some(tls.tcp()),
             Self::Http2(_) => None,
@@ -71,7 +81,7 @@ impl Stream {
     /// The same, without what is above it.
     pub(super) fn into_tcp(self) -> Option<TcpStream> {
         match self {
-            Self::Plain(tcp) => Some(tcp),
+            Self::Plain(tcp) | Self::Unix(tcp) => Some(tcp),
             Self::Kernel(tls) => Some(tls.into_tcp()),
             Self::User(tls, _) => Some(tls.into_tcp()),
             Self::Http2(_) => None,
@@ -92,7 +102,7 @@ impl Stream {
     /// The connection is about to be ended: a worn TLS key is still good for the last frames.
     pub(super) fn allow_last_words(&mut self) {
         match self {
-            Self::Plain(_) | Self::Http2(_) => {}
+            Self::Plain(_) | Self::Unix(_) | Self::Http2(_) => {}
             Self::Kernel(tls) => tls.allow_last_words(),
             Self::User(tls, _) => tls.allow_last_words(),
         }
@@ -104,7 +114,7 @@ impl Stream {
     /// Its keys are in this process and would be lost; or the event loop does not let it go.
     pub(super) fn into_socket(self) -> io::Result<(std::net::TcpStream, Option<Leg>)> {
         match self {
-            Self::Plain(tcp) => Ok((tcp.into_std()?, None)),
+            Self::Plain(tcp) | Self::Unix(tcp) => Ok((tcp.into_std()?, None)),
             Self::Kernel(tls) => tls.into_parts().map(|(tcp, leg)| (tcp, Some(leg))),
             Self::User(..) | Self::Http2(_) => {
                 Err(io::Error::other("what this process must carry cannot be handed over"))
@@ -116,7 +126,7 @@ impl Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             Self::Kernel(tls) => Pin::new(tls).poll_read(cx, buffer),
             Self::User(tls, _) => Pin::new(tls).poll_read(cx, buffer),
             Self::Http2(tunnel) => Pin::new(tunnel).poll_read(cx, buffer),
@@ -127,7 +137,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             Self::Kernel(tls) => Pin::new(tls).poll_write(cx, bytes),
             Self::User(tls, _) => Pin::new(tls).poll_write(cx, bytes),
             Self::Http2(tunnel) => Pin::new(tunnel).poll_write(cx, bytes),
@@ -140,7 +150,7 @@ impl AsyncWrite for Stream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             Self::Kernel(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
             Self::User(tls, _) => Pin::new(tls).poll_write_vectored(cx, slices),
             Self::Http2(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, slices),
@@ -149,7 +159,7 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
+            Self::Plain(tcp) | Self::Unix(tcp) => tcp.is_write_vectored(),
             Self::Kernel(tls) => tls.is_write_vectored(),
             Self::User(tls, _) => tls.is_write_vectored(),
             Self::Http2(tunnel) => tunnel.is_write_vectored(),
@@ -158,7 +168,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Kernel(tls) => Pin::new(tls).poll_flush(cx),
             Self::User(tls, _) => Pin::new(tls).poll_flush(cx),
             Self::Http2(tunnel) => Pin::new(tunnel).poll_flush(cx),
@@ -168,7 +178,7 @@ impl AsyncWrite for Stream {
     /// Ends the sending direction: a FIN, behind a close_notify where there is TLS.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Kernel(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::User(tls, _) => Pin::new(tls).poll_shutdown(cx),
             Self::Http2(tunnel) => Pin::new(tunnel).poll_shutdown(cx),

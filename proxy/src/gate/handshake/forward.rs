@@ -11,6 +11,7 @@ use http::{Method, Request, Uri, response};
 use super::{Visitor, asks_for_websocket, grammar};
 use crate::config::Forwarded;
 use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS};
+use crate::gate::tls::{CLIENT_CERT, CLIENT_CERT_SUBJECT};
 
 /// Headers that end at every hop, whether Connection names them or not (RFC 9110 §7.6.1, and RFC 2616 §13.5.1 for
 /// the older ones).
@@ -49,7 +50,10 @@ fn is_claim(name: &HeaderName, trusted: bool) -> bool {
     let plain = name.as_str().replace('_', "-");
     let claims = plain.starts_with("x-forwarded-") || plain == "x-real-ip" || plain == FORWARDED.as_str();
     let anew = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", FORWARDED.as_str()];
-    claims && (!trusted || plain != name.as_str() || anew.contains(&name.as_str()))
+    // Sluice has asked for the certificate itself, or nobody has.
+    let certificate =
+        [CLIENT_CERT.as_str(), "client-cert-chain", CLIENT_CERT_SUBJECT.as_str()].contains(&plain.as_str());
+    certificate || claims && (!trusted || plain != name.as_str() || anew.contains(&name.as_str()))
 }
 
 /// Whether nobody but HTTP and Sluice may write a header: it rules the connection, the body's length or the handshake.

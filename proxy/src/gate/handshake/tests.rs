@@ -49,7 +49,12 @@ fn checked(head: &request::Parts, scheme: Scheme) -> Result<Opening, Refusal> {
 
 /// A client without a proxy.
 fn visitor(head: &request::Parts, scheme: Scheme) -> Visitor {
-    Visitor::judge(&Forwarded::default(), "[::ffff:192.0.2.7]:99".parse().unwrap(), scheme, &head.headers)
+    Visitor::judge(
+        &Forwarded::default(),
+        "[::ffff:192.0.2.7]:99".parse::<std::net::SocketAddr>().unwrap().into(),
+        scheme,
+        &head.headers,
+    )
 }
 
 /// The request to the backend, as it came.
@@ -263,7 +268,7 @@ fn strangers_do_not_say_where_they_come_from() {
 
 #[test]
 fn a_trusted_proxy_is_believed_and_its_other_headers_pass() {
-    let settings = Forwarded { trusted: vec!["192.0.2.0/24".parse().unwrap()], ..Forwarded::default() };
+    let settings = Forwarded { trusted: vec!["192.0.2.0/24".to_owned().try_into().unwrap()], ..Forwarded::default() };
     let head = head(&[
         ("origin", Some("https://app.example.com")),
         ("x-forwarded-for", Some("198.51.100.1")),
@@ -275,7 +280,12 @@ fn a_trusted_proxy_is_believed_and_its_other_headers_pass() {
         ("x_forwarded_user", Some("root")),
         ("forwarded", Some("for=6.6.6.6")),
     ]);
-    let visitor = Visitor::judge(&settings, "192.0.2.7:99".parse().unwrap(), Scheme::Plain, &head.headers);
+    let visitor = Visitor::judge(
+        &settings,
+        "192.0.2.7:99".parse::<std::net::SocketAddr>().unwrap().into(),
+        Scheme::Plain,
+        &head.headers,
+    );
     let opening = Opening::check(&head, &visitor).unwrap();
     assert_eq!(opening.target.own_origin.to_string(), "https://app.example.com");
     assert_eq!(opening.target.host, "server.example.com", "routes are found by Host");

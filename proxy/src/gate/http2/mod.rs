@@ -96,7 +96,8 @@ pub(super) async fn serve(gate: Arc<Gate>, visit: Visit, stream: Stream, front: 
     let (note, scheme) = (visit.note(), stream.keys().scheme());
     let relay = &gate.config.relay;
     // One that the kernel refuses is one whose peer is gone.
-    let _ = stream.tcp().map(|tcp| watch_for_death(tcp, relay.keepalive, relay.user_timeout));
+    let tcp = stream.tcp().filter(|_| stream.is_tcp());
+    let _ = tcp.map(|tcp| watch_for_death(tcp, relay.keepalive, relay.user_timeout));
     let begun = timeout_at(visit.head_by, builder(&gate.config).handshake(Front::new(front, stream))).await;
     let Ok(Ok(mut session)) = begun else { return gate.conclude(&note, Outcome::ClientGone) };
     if let Err(error) = converse(&gate, &visit, scheme, &mut session).await {

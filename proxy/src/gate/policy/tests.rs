@@ -24,7 +24,12 @@ fn admit(routes: &Routes, host: &str, path: &str, origin: Option<&str>, scheme: 
     if let Some(origin) = origin {
         head.headers.insert("origin", HeaderValue::from_str(origin).unwrap());
     }
-    let visitor = Visitor::judge(&Forwarded::default(), "192.0.2.1:1".parse().unwrap(), scheme, &head.headers);
+    let visitor = Visitor::judge(
+        &Forwarded::default(),
+        "192.0.2.1:1".parse::<std::net::SocketAddr>().unwrap().into(),
+        scheme,
+        &head.headers,
+    );
     let opening = Opening::check(&head, &visitor).unwrap();
     let target = &opening.target;
     let rule = routes.find(&Subject::new(&head, target))?;

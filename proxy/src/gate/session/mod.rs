@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 pub(super) use client::Client;
 pub(super) use states::{Accepted, Asked, Note, Quiesced, Visit, now_ms};
@@ -18,11 +17,12 @@ use states::{Judged, Stopped, Up};
 
 use super::exchange;
 use super::http2::{self, PREFACE};
+use super::proxy_in::{self, NoHeader};
 use super::refusal::{Outcome, Refusal};
 use super::stream::Stream;
-use super::tls::{self, NoSession, Secured};
+use super::tls::{self, Acceptor, NoSession, Secured};
 use super::{Gate, linger};
-use crate::handoff::ConnId;
+use crate::handoff::{ConnId, Peer};
 
 /// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
 /// client that reads one slower than this is holding a slot.
@@ -35,11 +35,13 @@ pub(super) fn after(patience: Duration) -> Instant {
 }
 
 /// Takes a connection through all its states.
-pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcceptor>) {
+pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted) {
     let visit = &accepted.visit;
     tracing::debug!(conn = %visit.id, client = %visit.client, listener = visit.listener, "accepted");
-    let up = match tls {
-        None => begin(&gate, accepted).await,
+    let unix = visit.client == Peer::Unix;
+    let Some(accepted) = introduce(&gate, accepted).await else { return };
+    let up = match gate.loaded.acceptor(accepted.visit.listener) {
+        None => Some(begin(&gate, accepted, unix).await),
         Some(acceptor) => secure(&gate, accepted, &acceptor).await,
     };
     match up {
@@ -55,13 +57,40 @@ enum Speaks {
     Http2,
 }
 
+/// Has a proxy that is believed say who the client is, before anything else is read.
+async fn introduce(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
+    let Accepted { mut visit, mut stream } = accepted;
+    let listener = gate.config.listeners.get(usize::from(visit.listener))?;
+    let peer = visit.client.ip();
+    if !listener.proxy_protocol.as_ref().is_some_and(|setting| setting.expects(peer)) {
+        return Some(Accepted { visit, stream });
+    }
+    match proxy_in::read(&mut stream, visit.head_by).await {
+        Ok(None) => Some(Accepted { visit, stream }),
+        Ok(Some(ends)) => {
+            tracing::debug!(conn = %visit.id, client = %ends.source, proxy = %visit.client, "a proxy says who it is");
+            (visit.client, visit.ends) = (Peer::Inet(ends.source), Some(ends));
+            Some(Accepted { visit, stream })
+        }
+        Err(NoHeader::Gone) => {
+            gate.conclude(&visit.note(), Outcome::ClientGone);
+            None
+        }
+        Err(NoHeader::Malformed) => {
+            gate.conclude(&visit.note(), Outcome::Refused(Refusal::ProxyHeader));
+            match listener.tls {
+                None => answer_unread(gate, stream, Refusal::ProxyHeader, visit.id).await,
+                Some(_) => linger::close(stream).await,
+            }
+            None
+        }
+    }
+}
+
 /// Finds out what a client without TLS speaks, by its first bytes (RFC 9113 §3.3).
-async fn begin(gate: &Gate, accepted: Accepted) -> Option<(Up, Speaks)> {
+async fn begin(gate: &Gate, accepted: Accepted, unix: bool) -> (Up, Speaks) {
     let Accepted { visit, mut stream } = accepted;
     let either = gate.config.listeners.get(usize::from(visit.listener)).is_some_and(|listener| listener.http2);
-    if !either {
-        return Some((Up { visit, stream: Stream::Plain(stream), front: Bytes::new() }, Speaks::Http1));
-    }
     let (mut front, mut got) = ([0; PREFACE.len()], 0);
     let read = async {
         while got < PREFACE.len() && PREFACE.starts_with(&front[..got]) {
@@ -72,23 +101,24 @@ async fn begin(gate: &Gate, accepted: Accepted) -> Option<(Up, Speaks)> {
         }
         std::io::Result::Ok(())
     };
-    // What has gone wrong, or is late, is found so by the HTTP/1.1 library as well.
-    let _ = timeout_at(visit.head_by, read).await;
+    if either {
+        // What has gone wrong, or is late, is found so by the HTTP/1.1 library as well.
+        let _ = timeout_at(visit.head_by, read).await;
+    }
     let speaks = if front[..got] == *PREFACE { Speaks::Http2 } else { Speaks::Http1 };
-    let front = Bytes::copy_from_slice(&front[..got]);
-    Some((Up { visit, stream: Stream::Plain(stream), front }, speaks))
+    let stream = if unix { Stream::Unix(stream) } else { Stream::Plain(stream) };
+    (Up { visit, stream, front: Bytes::copy_from_slice(&front[..got]) }, speaks)
 }
 
-async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<(Up, Speaks)> {
-    let Accepted { visit, stream } = accepted;
+async fn secure(gate: &Gate, accepted: Accepted, acceptor: &Acceptor) -> Option<(Up, Speaks)> {
+    let Accepted { mut visit, stream } = accepted;
     let note = visit.note();
     let session = timeout_at(visit.head_by, tls::accept(stream, acceptor, &gate.arming)).await;
     match session {
-        Ok(Ok(Secured { stream, http2 })) => {
-            return Some((
-                Up { visit, stream, front: Bytes::new() },
-                if http2 { Speaks::Http2 } else { Speaks::Http1 },
-            ));
+        Ok(Ok(Secured { stream, http2, person })) => {
+            visit.person = person;
+            let speaks = if http2 { Speaks::Http2 } else { Speaks::Http1 };
+            return Some((Up { visit, stream, front: Bytes::new() }, speaks));
         }
         Ok(Err(NoSession::Gone)) => gate.conclude(&note, Outcome::ClientGone),
         Ok(Err(NoSession::Failed(error, stream))) => {

@@ -4,7 +4,6 @@
 //! WebSocket handshake `HeadRead → Plain → Replied`, from where the next one's HeadRead follows.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,18 +24,24 @@ use crate::gate::handshake::{
 };
 use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::pool::RequestBody;
+use crate::gate::proxy_header::Ends;
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
 use crate::gate::sticky::Kept;
 use crate::gate::stream::{Keys, Stream};
+use crate::gate::tls::Person;
 use crate::gate::upstream::{self, Answer, Switched};
 use crate::gate::{Gate, forward};
-use crate::handoff::{ConnId, Facts, MAX_LEFTOVER, WhyNot};
+use crate::handoff::{ConnId, Facts, MAX_LEFTOVER, Peer, WhyNot};
 
 /// What is known of a connection from its accept on.
 pub(in crate::gate) struct Visit {
     pub(in crate::gate) id: ConnId,
     /// Whoever is at the other end of the connection: the client, or a proxy before it.
-    pub(in crate::gate) client: SocketAddr,
+    pub(in crate::gate) client: Peer,
+    /// Its address and the one that it came to, if they are known and some backend is to be told.
+    pub(in crate::gate) ends: Option<Ends>,
+    /// Who the client is by its certificate, if it has shown one.
+    pub(in crate::gate) person: Option<Arc<Person>>,
     pub(in crate::gate) listener: u16,
     /// Milliseconds since the Unix epoch.
     pub(in crate::gate) accepted_ms: u64,
@@ -51,7 +56,7 @@ pub(in crate::gate) struct Visit {
 #[derive(Clone, Copy)]
 pub(in crate::gate) struct Note {
     pub(in crate::gate) id: ConnId,
-    pub(in crate::gate) client: SocketAddr,
+    pub(in crate::gate) client: Peer,
     pub(in crate::gate) listener: u16,
 }
 
@@ -71,6 +76,8 @@ impl Visit {
         Ok(Self {
             id: note.id,
             client: self.client,
+            ends: self.ends,
+            person: self.person.clone(),
             listener: self.listener,
             accepted_ms: now_ms(),
             head_by: now,
@@ -120,7 +127,7 @@ pub(super) struct HeadRead {
 /// What a request is.
 pub(super) enum Judged {
     /// A WebSocket handshake that may enter.
-    Handshake(Admitted),
+    Handshake(Box<Admitted>),
     /// Plain HTTP for a route that takes it.
     Plain(Box<Plain>),
 }
@@ -141,7 +148,7 @@ pub(super) struct Admitted {
 #[derive(Clone, Copy)]
 struct From {
     /// The client's address, which the peer's need not be.
-    address: SocketAddr,
+    address: Peer,
     /// What the client speaks, which the listener need not speak.
     scheme: Scheme,
 }
@@ -170,7 +177,7 @@ pub(super) struct Replied {
 
 /// A request with a connection to a server that can answer it.
 pub(super) struct Dialled {
-    admitted: Admitted,
+    admitted: Box<Admitted>,
     backend: Stream,
     server: u16,
 }
@@ -179,7 +186,7 @@ pub(super) struct Dialled {
 pub(super) struct Upgraded {
     visit: Visit,
     client: Client,
-    address: SocketAddr,
+    address: Peer,
     rule: Arc<Rule>,
     server: u16,
     backend: Switched,
@@ -287,7 +294,8 @@ impl HeadRead {
         match judged {
             Ok(Ok((opening, Passed { rule, kept, request }))) => {
                 visit.done_by = done_by(gate, visit.done_by, &rule);
-                Ok(Judged::Handshake(Admitted { visit, client, keys, from, opening, request, rule, kept }))
+                let admitted = Admitted { visit, client, keys, from, opening, request, rule, kept };
+                Ok(Judged::Handshake(Box::new(admitted)))
             }
             Ok(Err((last, Passed { rule, kept, request }))) => {
                 Ok(Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, kept, last })))
@@ -342,6 +350,9 @@ impl HeadRead {
         let body = body(&mut self.client);
         let mut request = headers::request(head, sent, hop_by_hop, visitor, &gate.config.forwarded, body);
         let kept = kept(gate, rule.way, request.headers_mut());
+        if let Some(person) = &self.visit.person {
+            person.tell(request.headers_mut());
+        }
         rule.request_edits.apply(request.headers_mut());
         Ok(Passed { rule: rule.clone(), kept, request })
     }
@@ -382,7 +393,7 @@ fn give(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
 impl Plain {
     pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>, note: &Note) -> Result<Replied, Stopped> {
         let Self { visit, mut client, keys, scheme, from, request, rule, kept, last } = *self;
-        match client.while_there(forward::forward(gate, rule.way, kept, request, visit.id)).await {
+        match client.while_there(forward::forward(gate, rule.way, kept, visit.ends, request, visit.id)).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Err(refusal)) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
             Ok(Ok((server, response))) => {
@@ -436,8 +447,8 @@ impl Replied {
 }
 
 impl Admitted {
-    pub(super) async fn dial(mut self, gate: &Gate) -> Result<Dialled, Stopped> {
-        let dial = timeout_at(self.visit.done_by, gate.dial(self.rule.way, self.kept, self.visit.id));
+    pub(super) async fn dial(mut self: Box<Self>, gate: &Gate) -> Result<Dialled, Stopped> {
+        let dial = timeout_at(self.visit.done_by, gate.dial(self.rule.way, self.kept, self.visit.ends, self.visit.id));
         match self.client.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Ok(Ok((server, backend)))) => Ok(Dialled { admitted: self, backend, server }),
@@ -449,15 +460,15 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut client, keys, from, opening, request, rule, kept } = self.admitted;
+        let Admitted { visit, mut client, keys, from, opening, request, rule, kept } = *self.admitted;
         let cookie = gate.stick(rule.way.backend, self.server, kept, from.scheme);
         let late = after(gate.config.timeouts(rule.way.route).response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
         let answer = match client.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
             Ok(answer) => answer.map_err(|failure| {
-                let server = gate.server(rule.way.backend, self.server);
-                tracing::info!(conn = %visit.id, ?server, %failure, "no answer of the backend");
+                let server = gate.server(rule.way.backend, self.server).map(tracing::field::display);
+                tracing::info!(conn = %visit.id, server, %failure, "no answer of the backend");
                 failure.refusal
             }),
         };

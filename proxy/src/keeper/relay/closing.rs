@@ -125,7 +125,7 @@ impl Relay {
         if let Some(Closing::Reset { delivers, .. }) = pair.closing {
             told[delivers as usize] = pair.reason == EndReason::TlsProtocol;
             for side in Direction::ALL.into_iter().filter(|side| !told[*side as usize]) {
-                // A close with this setting sends an RST.
+                // A close with this setting sends an RST (and closes a Unix socket as any other close does).
                 let _ = sockopt::set_socket_linger(pair.source(side), Some(Duration::ZERO));
             }
         }

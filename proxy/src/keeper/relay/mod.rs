@@ -2,7 +2,8 @@
 //!
 //! A pair begins in the [`copy`] engine, which delivers what was read ahead during the handshakes. Once nothing is
 //! under way in either direction it enters the [`sockmap`] engine, if there is one. A pair with TLS keys in the kernel
-//! on either side stays: its sockets can never enter a sockmap. Its engine is called `ktls`.
+//! on either side stays: its sockets can never enter a sockmap. Its engine is called `ktls`. So does a pair with a Unix
+//! socket on either side.
 
 mod closing;
 mod copy;
@@ -34,6 +35,7 @@ use crate::kernel::Kernel;
 use crate::ktls::Progress;
 use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::{MappedArray, Slot};
+use crate::sys::patience::Patience;
 use crate::sys::socket;
 use linger::Lingering;
 use patrol::Patrol;
@@ -151,12 +153,13 @@ impl Relay {
     /// Takes a pair over. If it cannot, both sockets are closed, which both sides see.
     pub(super) fn open(&mut self, new: NewPair, sockets: [OwnedFd; 2], now: Instant) {
         let cookies = [0, 1].map(|side: usize| sockopt::socket_cookie(&sockets[side]).unwrap_or(0));
-        for socket in &sockets {
-            if let Err(error) = self.prepare(socket) {
+        let unix = [0, 1].map(|side: usize| socket::is_unix(&sockets[side]));
+        let mut flows = unix.map(|unix| Flow { patience: Patience::of(!unix), ..Flow::default() });
+        for (socket, unix) in sockets.iter().zip(unix) {
+            if let Err(error) = self.prepare(socket, unix) {
                 tracing::warn!(conn = %new.facts.id, %error, "cannot set keepalive on a relayed socket");
             }
         }
-        let mut flows = [Flow::default(), Flow::default()];
         let mut scanners = Box::new([Scanner::START; 2]);
         let leftovers = [new.to_backend, new.to_client];
         let (id, route) = (new.facts.id, new.facts.route);
@@ -168,7 +171,8 @@ impl Relay {
             flow.spill = Spill::of(bytes);
         }
         let legs = new.tls.map(|leg| leg.map(Box::new));
-        let tls = legs.iter().any(Option::is_some);
+        let (tls, unix) = (legs.iter().any(Option::is_some), unix.contains(&true));
+        let why_not = if unix { Some(WhyNot::UnixSocket) } else { self.why_not };
         let pair = Pair {
             facts: new.facts,
             sockets,
@@ -178,8 +182,8 @@ impl Relay {
             scanners: Some(scanners),
             generation,
             engine: if tls { Engine::Ktls } else { Engine::Copy },
-            why_not: self.why_not.filter(|_| !tls),
-            promote: self.kernel.is_some() && !tls,
+            why_not: why_not.filter(|_| !tls),
+            promote: self.kernel.is_some() && !tls && !unix,
             closing: None,
             reason: EndReason::Finished,
             opened: now,
@@ -198,8 +202,12 @@ impl Relay {
         }
     }
 
-    fn prepare(&self, socket: &OwnedFd) -> io::Result<()> {
+    fn prepare(&self, socket: &OwnedFd, unix: bool) -> io::Result<()> {
         rustix::io::ioctl_fionbio(socket, true)?;
+        if unix {
+            // What follows is TCP's. The peer of a Unix socket cannot die without the kernel's telling.
+            return Ok(());
+        }
         sockopt::set_tcp_nodelay(socket, true)?;
         socket::watch_for_death(socket, self.limits.keepalive, self.limits.user_timeout)
     }

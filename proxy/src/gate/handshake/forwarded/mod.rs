@@ -15,6 +15,7 @@ use http::header::{FORWARDED, HeaderMap, HeaderValue};
 use self::node::Node;
 use super::{Scheme, grammar};
 use crate::config::{Forwarded, ForwardedHeader, split_authority};
+use crate::handoff::Peer;
 
 /// Proxies in front that are looked past. More than any chain that makes sense, and an end to what a list costs.
 const MOST_PROXIES: usize = 32;
@@ -27,7 +28,7 @@ const X_HOST: &str = "x-forwarded-host";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::gate) struct Visitor {
     /// The client's address; port 0 where a proxy did not tell it.
-    pub(in crate::gate) client: SocketAddr,
+    pub(in crate::gate) client: Peer,
     /// What the client speaks, as far as is known.
     pub(in crate::gate) scheme: Scheme,
     /// The Host that the client asked for, if a trusted proxy says so.
@@ -37,7 +38,7 @@ pub(in crate::gate) struct Visitor {
     /// What the listener speaks.
     own_scheme: Scheme,
     /// Whoever is at the other end of the connection.
-    peer: SocketAddr,
+    peer: Peer,
     /// From the client to the last proxy before the peer.
     chain: Vec<Node>,
 }
@@ -51,8 +52,7 @@ struct Hop {
 
 impl Visitor {
     /// Judges what is said of a request that came from `peer` on a listener that speaks `own`.
-    pub(in crate::gate) fn judge(settings: &Forwarded, peer: SocketAddr, own: Scheme, headers: &HeaderMap) -> Self {
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    pub(in crate::gate) fn judge(settings: &Forwarded, peer: Peer, own: Scheme, headers: &HeaderMap) -> Self {
         let direct =
             Self { client: peer, scheme: own, host: None, trusted: false, own_scheme: own, peer, chain: vec![] };
         if !is_trusted(settings, peer.ip()) {
@@ -69,7 +69,7 @@ impl Visitor {
             ForwardedHeader::Forwarded => told,
         };
         let client = match hops.first().map(|hop| &hop.node) {
-            Some(Node::Address(address, port)) => SocketAddr::new(*address, port.unwrap_or(0)),
+            Some(Node::Address(address, port)) => SocketAddr::new(*address, port.unwrap_or(0)).into(),
             _ => peer,
         };
         Self {
@@ -88,8 +88,12 @@ impl Visitor {
         for header in &settings.send {
             match header {
                 ForwardedHeader::XForwarded => {
-                    let nodes = self.chain.iter().cloned().chain([Node::of(self.peer)]);
-                    put(headers, X_FOR, &nodes.map(|node| node.to_string()).collect::<Vec<_>>().join(", "));
+                    // A Unix socket's peer has no address to be told.
+                    let peer = self.peer.inet().map(|_| Node::of(self.peer));
+                    let nodes: Vec<_> = self.chain.iter().cloned().chain(peer).map(|node| node.to_string()).collect();
+                    if !nodes.is_empty() {
+                        put(headers, X_FOR, &nodes.join(", "));
+                    }
                     put(headers, X_PROTO, self.scheme.http());
                     if let Some(host) = self.host.as_deref().or(asked) {
                         put(headers, X_HOST, host);
@@ -124,8 +128,8 @@ fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
     }
 }
 
-fn is_trusted(settings: &Forwarded, address: IpAddr) -> bool {
-    settings.trusted.iter().any(|network| network.contains(&address))
+fn is_trusted(settings: &Forwarded, address: Option<IpAddr>) -> bool {
+    settings.trusted.iter().any(|trusted| trusted.is(address))
 }
 
 /// The lines of a header from the last to the first; `None` for one that is not ASCII text.
@@ -158,7 +162,7 @@ fn walk(settings: &Forwarded, hops: impl Iterator<Item = Option<Hop>>) -> Vec<Ho
     let mut walked = Vec::new();
     for hop in hops {
         let Some(hop) = hop.filter(|_| walked.len() < MOST_PROXIES) else { return Vec::new() };
-        let on = matches!(hop.node, Node::Address(address, _) if is_trusted(settings, address));
+        let on = matches!(hop.node, Node::Address(address, _) if is_trusted(settings, Some(address)));
         walked.push(hop);
         if !on {
             break;

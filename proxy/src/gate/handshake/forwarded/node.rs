@@ -1,7 +1,9 @@
 //! Nodes: how a proxy names whom it got a request from (RFC 7239 §6).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::handoff::Peer;
 
 /// A client, or a proxy on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +42,11 @@ impl Node {
     }
 
     /// A peer of this machine's.
-    pub(super) fn of(peer: SocketAddr) -> Self {
-        Self::Address(peer.ip().to_canonical(), Some(peer.port()).filter(|port| *port != 0))
+    pub(super) fn of(peer: Peer) -> Self {
+        match peer {
+            Peer::Inet(peer) => Self::Address(peer.ip().to_canonical(), Some(peer.port()).filter(|port| *port != 0)),
+            Peer::Unix => Self::Unknown,
+        }
     }
 
     /// The value of `for=`: in quotes where it is no token.

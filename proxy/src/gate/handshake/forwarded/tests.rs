@@ -19,7 +19,7 @@ fn headers(lines: &[(&str, &str)]) -> HeaderMap {
 }
 
 fn judged(read: &str, peer: &str, lines: &[(&str, &str)]) -> Visitor {
-    Visitor::judge(&settings(read), peer.parse().unwrap(), Scheme::Plain, &headers(lines))
+    Visitor::judge(&settings(read), peer.parse::<SocketAddr>().unwrap().into(), Scheme::Plain, &headers(lines))
 }
 
 /// The client that is found behind the proxy 10.0.0.1.
@@ -112,7 +112,7 @@ fn the_scheme_and_host_are_those_at_the_client() {
 
     let rfc = |list: &str| {
         let visitor = judged("read = \"forwarded\"", PEER, &[("forwarded", list)]);
-        (visitor.client.ip().to_string(), visitor.scheme.http(), visitor.host)
+        (visitor.client.ip().unwrap().to_string(), visitor.scheme.http(), visitor.host)
     };
     let list = "for=6.6.6.6;proto=gopher, for=192.0.2.1;proto=https;host=\"a.test:8443\", for=10.0.0.2;proto=http";
     assert_eq!(rfc(list), ("192.0.2.1".into(), "https", host("a.test:8443")));
@@ -183,7 +183,12 @@ fn backends_are_told_of_direct_clients() {
     let direct = judged("", "[2001:db8::9]:555", &[("x-forwarded-for", "6.6.6.6")]);
     let forwarded = "for=\"[2001:db8::9]:555\";proto=http;host=\"inner.test:81\"";
     assert_eq!(told(&direct), ["2001:db8::9", "http", "inner.test:81", forwarded]);
-    let v4 = Visitor::judge(&settings(""), "192.0.2.9:5".parse().unwrap(), Scheme::Tls, &HeaderMap::new());
+    let v4 = Visitor::judge(
+        &settings(""),
+        "192.0.2.9:5".parse::<SocketAddr>().unwrap().into(),
+        Scheme::Tls,
+        &HeaderMap::new(),
+    );
     assert_eq!(told(&v4)[3], "for=\"192.0.2.9:5\";proto=https;host=\"inner.test:81\"");
 }
 
@@ -234,8 +239,8 @@ proptest! {
         let first = settings("");
         let own = if tls { Scheme::Tls } else { Scheme::Plain };
         let peer = SocketAddr::new(address.to_canonical(), port);
-        prop_assume!(!is_trusted(&first, peer.ip()));
-        let visitor = Visitor::judge(&first, peer, own, &HeaderMap::new());
+        prop_assume!(!is_trusted(&first, Some(peer.ip())));
+        let visitor = Visitor::judge(&first, peer.into(), own, &HeaderMap::new());
         let mut sent = HeaderMap::new();
         visitor.tell(&first, Some(&HeaderValue::from_static("a.test:8443")), &mut sent);
         for read in ["", "read = \"forwarded\""] {
@@ -244,8 +249,8 @@ proptest! {
                 let line = format!("{garbage}, {}", sent[name].to_str().unwrap());
                 received.insert(name, HeaderValue::from_str(&line).unwrap());
             }
-            let again = Visitor::judge(&settings(read), PEER.parse().unwrap(), Scheme::Plain, &received);
-            prop_assert_eq!(again.client.ip(), peer.ip());
+            let again = Visitor::judge(&settings(read), PEER.parse::<SocketAddr>().unwrap().into(), Scheme::Plain, &received);
+            prop_assert_eq!(again.client.ip(), Some(peer.ip()));
             prop_assert_eq!(again.scheme, own);
             prop_assert_eq!(again.host.as_deref(), Some("a.test:8443"));
             prop_assert_eq!(again.chain.len(), 1);
