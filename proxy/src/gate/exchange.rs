@@ -41,8 +41,6 @@ pub(super) struct Exchange<S: AsyncRead + AsyncWrite + Unpin> {
     /// The request's body, until somebody takes it.
     body: Option<Incoming>,
     answer: Option<oneshot::Sender<Response<AnswerBody>>>,
-    /// The longest head, in bytes.
-    limit: usize,
 }
 
 /// A client whose answer is wholly in its socket.
@@ -90,6 +88,8 @@ struct Shared {
     answering: AtomicBool,
     /// Bytes that have been read.
     read: AtomicU64,
+    /// The longest head, in bytes.
+    longest: usize,
 }
 
 impl Shared {
@@ -101,7 +101,7 @@ impl Shared {
 impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     /// Begins to read a request. `front` has been read from the stream already.
     pub(super) fn new(io: S, front: Bytes, limits: &Limits) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { longest: limits.head_bytes, ..Shared::default() });
         let connection = http1::Builder::new()
             .max_headers(limits.header_count)
             .max_header_size(limits.head_bytes)
@@ -112,7 +112,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
                 TokioIo::new(Muted { io: Front::new(front, io), shared: shared.clone() }),
                 Hook(shared.clone()),
             );
-        Self { connection: Box::new(connection), shared, body: None, answer: None, limit: limits.head_bytes }
+        Self { connection: Box::new(connection), shared, body: None, answer: None }
     }
 
     /// Reads the first request. Not cancel safe: what was read is lost with `self`.
@@ -199,7 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             // Without the end of even one line, it is the line that is too long. But what does not fill the buffer was
             // no line: the head has been taken from it, and its Content-Length is larger than any body.
             let line_complete = parts.read_buf.contains(&b'\n');
-            match parts.read_buf.len() < self.limit {
+            match parts.read_buf.len() < self.shared.longest {
                 _ if line_complete => Refusal::HeadTooLarge,
                 true => Refusal::Malformed,
                 false => Refusal::UriTooLong,

@@ -478,7 +478,10 @@ impl Dialled {
                 let carrier = Carrier::find(gate, keys, backend.io.keys())?;
                 Ok(Ok((backend, carrier)))
             }
-            Answer::Other(response) => check_framing(response.headers()).map(|()| Err(response)),
+            Answer::Other(response) => {
+                check_framing(response.headers())?;
+                Ok(Err(response))
+            }
         });
         match switched {
             Ok(Ok((backend, carrier))) => Ok(Upgraded {
