@@ -6,15 +6,19 @@
 pub mod backend;
 pub mod certificate;
 pub mod client;
+pub mod corpus;
 pub mod counters;
 pub mod frame;
 pub mod http;
 pub mod http2;
+pub mod http2_frames;
 pub mod needs;
 pub mod pattern;
 pub mod process;
+pub mod recorder;
 pub mod sluice;
 pub mod stream;
+pub mod strict;
 pub mod wait;
 
 /// How a pair is carried: a scenario that holds for one must hold for all.

@@ -88,6 +88,8 @@ struct Shared {
     answering: AtomicBool,
     /// Bytes that have been read.
     read: AtomicU64,
+    /// The longest head, in bytes.
+    longest: usize,
 }
 
 impl Shared {
@@ -99,7 +101,7 @@ impl Shared {
 impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     /// Begins to read a request. `front` has been read from the stream already.
     pub(super) fn new(io: S, front: Bytes, limits: &Limits) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { longest: limits.head_bytes, ..Shared::default() });
         let connection = http1::Builder::new()
             .max_headers(limits.header_count)
             .max_header_size(limits.head_bytes)
@@ -194,9 +196,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     fn unread(self, error: &hyper::Error) -> NoRequest<S> {
         let parts = self.connection.into_parts();
         let refusal = if error.is_parse_too_large() {
-            // Without the end of even one line, it is the line that is too long.
+            // Without the end of even one line, it is the line that is too long. But what does not fill the buffer was
+            // no line: the head has been taken from it, and its Content-Length is larger than any body.
             let line_complete = parts.read_buf.contains(&b'\n');
-            if line_complete { Refusal::HeadTooLarge } else { Refusal::UriTooLong }
+            match parts.read_buf.len() < self.shared.longest {
+                _ if line_complete => Refusal::HeadTooLarge,
+                true => Refusal::Malformed,
+                false => Refusal::UriTooLong,
+            }
         } else if error.is_parse() {
             Refusal::Malformed
         } else {

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::Gate;
 use super::exchange::AnswerBody;
+use super::handshake::check_framing;
 use super::policy::Way;
 use super::pool::{Place, RequestBody, Sender};
 use super::proxy_header::Ends;
@@ -138,6 +139,7 @@ fn answered(
         // Nobody asked for that.
         return Err(Refusal::BackendUpgrade);
     }
+    check_framing(response.headers())?;
     Ok(response.map(|body| AnswerBody::new(Leased { body, lease: Some(Lease { sender, place, gate: gate.clone() }) })))
 }
 

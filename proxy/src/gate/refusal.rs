@@ -171,8 +171,8 @@ refusals! {
     /// The backend ended the TLS session with an alert: it wants another certificate of ours, for one.
     BackendAlert: 45, BAD_GATEWAY, "tls_alert_received", "backend-tls-alert",
         "the backend refused the TLS session";
-    /// The end of a request's body can be told in two ways, or has a coding that would have to be passed on
-    /// (RFC 9112 section 6).
+    /// The end of a request's body can be told in two ways, does not come, or has a coding that would have to be passed
+    /// on (RFC 9112 section 6).
     Framing: 46, BAD_REQUEST, "http_request_error", "framing",
         "the length of the request's body is not told as RFC 9112 section 6 wants it";
     /// An extended CONNECT that asks for another protocol than WebSocket (RFC 8441 section 4).

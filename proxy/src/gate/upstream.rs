@@ -209,6 +209,9 @@ pub(super) fn broken(error: hyper::Error) -> Failure {
         Refusal::BackendHeadTooLarge
     } else if is(hyper::Error::is_parse) {
         Refusal::BackendProtocol
+    } else if is(hyper::Error::is_user) {
+        // Not the backend's failure: the body that it was being sent broke off, or was none.
+        Refusal::Framing
     } else {
         Refusal::BackendClosed
     };

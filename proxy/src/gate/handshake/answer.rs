@@ -1,4 +1,4 @@
-//! What a backend's 101 must be (RFC 6455 §4.1, items 2 to 6 of the client's part).
+//! What a backend's answer must be: a 101 (RFC 6455 §4.1, items 2 to 6 of the client's part), and any other.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
@@ -8,6 +8,7 @@ use http::response::Parts;
 use http::{StatusCode, Version};
 use tungstenite::handshake::derive_accept_key;
 
+use super::plain::{is_chunked, is_number};
 use super::{Opening, grammar};
 use crate::gate::refusal::Refusal;
 
@@ -30,6 +31,22 @@ pub(in crate::gate) fn check_switch(head: &Parts, opening: &Opening) -> Result<(
     }
     protocol(headers, opening)?;
     extensions(headers, opening)
+}
+
+/// Judges how an answer that is no 101 tells the end of its body (RFC 9112 §6.3). The HTTP library chooses where there are
+/// two ways, and takes a coding that it does not know for a part of the body, which it is not without its header.
+///
+/// # Errors
+/// [`Refusal::BackendProtocol`]: there are two ways, or there is a coding that would have to be undone.
+pub(in crate::gate) fn check_framing(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let well = match (lengths.next(), headers.contains_key(TRANSFER_ENCODING)) {
+        (None, false) => true,
+        (None, true) => grammar::only(headers, TRANSFER_ENCODING).is_ok_and(is_chunked),
+        (Some(length), false) => is_number(length) && lengths.all(|other| other == length),
+        (Some(_), true) => false,
+    };
+    if well { Ok(()) } else { Err(Refusal::BackendProtocol) }
 }
 
 /// A 101 has no body (RFC 9110 §15.2); one that announces it would leave two readings of the bytes behind it.

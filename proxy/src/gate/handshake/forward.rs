@@ -112,12 +112,16 @@ fn switch(headers: &mut HeaderMap) {
 }
 
 /// The headers of a backend's answer to a plain request, for the client. The connection is for the HTTP library to speak
-/// of.
+/// of. One Content-Length stands for all: they are alike ([`super::check_framing`]). A 204 has none (RFC 9110 §8.6).
 pub(in crate::gate) fn plain_response(head: &response::Parts) -> HeaderMap {
     let named = named_hop_by_hop(&grammar::tokens(&head.headers, CONNECTION).unwrap_or_default());
     let mut headers = HeaderMap::new();
     for (name, value) in end_to_end(&head.headers, &named) {
-        headers.append(name, value.clone());
+        if *name != CONTENT_LENGTH {
+            headers.append(name, value.clone());
+        } else if head.status != http::StatusCode::NO_CONTENT {
+            headers.insert(name, value.clone());
+        }
     }
     headers
 }

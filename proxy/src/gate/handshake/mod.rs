@@ -6,7 +6,7 @@
 //! * [`Plain`]: what a request that is none says, once it is found to have one reading only.
 //! * [`http2`]: the same requests over HTTP/2.
 //! * [`forward`]: which headers pass, and which are ours.
-//! * [`check_switch`]: what a backend's 101 is worth (RFC 6455 §4.1, the client's part).
+//! * [`check_switch`]: what a backend's 101 is worth (RFC 6455 §4.1, the client's part); [`check_framing`], any other answer.
 
 mod answer;
 pub(super) mod forward;
@@ -21,7 +21,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub(super) use answer::check_switch;
+pub(super) use answer::{check_framing, check_switch};
 pub(super) use forwarded::Visitor;
 pub(super) use path::PlainPath;
 pub(super) use plain::{Plain, asks_for_websocket};

@@ -56,16 +56,25 @@ impl Plain {
 fn framing(headers: &HeaderMap) -> Result<bool, Refusal> {
     let chunked = headers.contains_key(TRANSFER_ENCODING);
     // Other codings would have to be undone or passed on in a message that we frame anew.
-    if chunked && grammar::only(headers, TRANSFER_ENCODING).is_ok_and(|value| value.as_bytes() != b"chunked") {
+    if chunked && !grammar::only(headers, TRANSFER_ENCODING).is_ok_and(is_chunked) {
         return Err(Refusal::Framing);
     }
-    let digits = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
     let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
-    let well = headers.get_all(CONTENT_LENGTH).iter().all(digits);
-    if headers.get_all(TRANSFER_ENCODING).iter().count() > 1 || lengths > 1 || !well || (chunked && lengths > 0) {
+    let well = headers.get_all(CONTENT_LENGTH).iter().all(is_number);
+    if lengths > 1 || !well || (chunked && lengths > 0) {
         return Err(Refusal::Framing);
     }
     Ok(chunked)
+}
+
+/// Whether it is this coding alone. Codings have no case (RFC 9112 §7).
+pub(super) fn is_chunked(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+/// Whether it is digits and nothing else.
+pub(super) fn is_number(value: &HeaderValue) -> bool {
+    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]

@@ -19,7 +19,9 @@ use super::{Client, after};
 use crate::gate::admission::Permit;
 use crate::gate::carrier::Carrier;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest, Patience};
-use crate::gate::handshake::{self, Opening, Scheme, Target, Visitor, check_switch, forward as headers, http2};
+use crate::gate::handshake::{
+    self, Opening, Scheme, Target, Visitor, check_framing, check_switch, forward as headers, http2,
+};
 use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::pool::RequestBody;
 use crate::gate::proxy_header::Ends;
@@ -476,7 +478,10 @@ impl Dialled {
                 let carrier = Carrier::find(gate, keys, backend.io.keys())?;
                 Ok(Ok((backend, carrier)))
             }
-            Answer::Other(response) => Ok(Err(response)),
+            Answer::Other(response) => {
+                check_framing(response.headers())?;
+                Ok(Err(response))
+            }
         });
         match switched {
             Ok(Ok((backend, carrier))) => Ok(Upgraded {
