@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::pool::MOST_IN_ALL;
 use super::seats::Seat;
 
-/// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections.
-const RESERVE: u64 = 64;
+/// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections, and idle
+/// connections to backends.
+const RESERVE: u64 = 64 + MOST_IN_ALL as u64;
 
 /// Counts connections: those of this gate, which cost it files, and all, which cost the keeper slots.
 pub(super) struct Admission {

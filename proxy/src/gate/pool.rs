@@ -22,6 +22,9 @@ pub(super) type Place = (u16, u16);
 /// handshake; more would hold files that WebSockets need.
 const MOST: usize = 32;
 
+/// How many there may be to all servers together.
+pub(super) const MOST_IN_ALL: usize = 256;
+
 /// How often the idle ones are looked at.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -54,8 +57,9 @@ impl Pool {
     pub(super) fn put(&self, place: Place, sender: Sender, keep: Duration) {
         let Some(until) = Instant::now().checked_add(keep) else { return };
         let mut idle = self.idle();
+        let all: usize = idle.values().map(Vec::len).sum();
         let idle = idle.entry(place).or_default();
-        if idle.len() < MOST {
+        if idle.len() < MOST && all < MOST_IN_ALL {
             idle.push(Idle { sender, until });
         }
     }

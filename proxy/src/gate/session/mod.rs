@@ -7,7 +7,7 @@ mod states;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
@@ -27,6 +27,9 @@ use crate::handoff::{ConnId, Peer};
 /// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
 /// client that reads one slower than this is holding a slot.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes of the first read on a connection without TLS: as much as browsers send for a handshake.
+const FIRST_READ: usize = 1024;
 
 /// The moment so much later than now. A setting of centuries is as good as one year.
 pub(super) fn after(patience: Duration) -> Instant {
@@ -91,23 +94,19 @@ async fn introduce(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
 async fn begin(gate: &Gate, accepted: Accepted, unix: bool) -> (Up, Speaks) {
     let Accepted { visit, mut stream } = accepted;
     let either = gate.config.listeners.get(usize::from(visit.listener)).is_some_and(|listener| listener.http2);
-    let (mut front, mut got) = ([0; PREFACE.len()], 0);
+    // Room for most heads, which then need no second read.
+    let mut front = BytesMut::with_capacity(if either { FIRST_READ } else { 0 });
     let read = async {
-        while got < PREFACE.len() && PREFACE.starts_with(&front[..got]) {
-            match stream.read(&mut front[got..]).await? {
-                0 => break,
-                more => got += more,
-            }
-        }
+        while front.len() < PREFACE.len() && PREFACE.starts_with(&front) && stream.read_buf(&mut front).await? > 0 {}
         std::io::Result::Ok(())
     };
     if either {
         // What has gone wrong, or is late, is found so by the HTTP/1.1 library as well.
         let _ = timeout_at(visit.head_by, read).await;
     }
-    let speaks = if front[..got] == *PREFACE { Speaks::Http2 } else { Speaks::Http1 };
+    let speaks = if front.starts_with(PREFACE) { Speaks::Http2 } else { Speaks::Http1 };
     let stream = if unix { Stream::Unix(stream) } else { Stream::Plain(stream) };
-    (Up { visit, stream, front: Bytes::copy_from_slice(&front[..got]) }, speaks)
+    (Up { visit, stream, front: front.freeze() }, speaks)
 }
 
 async fn secure(gate: &Gate, accepted: Accepted, acceptor: &Acceptor) -> Option<(Up, Speaks)> {
