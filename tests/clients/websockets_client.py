@@ -1,4 +1,7 @@
-"""A client made with PyPI's websockets: speaks to the URL that it is given, and ends with 0 if all came back."""
+"""A client made with PyPI's websockets: speaks to the URL that it is given, and ends with 0 if all came back.
+
+With a third argument, it does so over the Unix socket of that path.
+"""
 
 import asyncio
 import os
@@ -11,9 +14,14 @@ import websockets
 MESSAGES = 500 // int(os.environ.get("SLUICE_TEST_SHARE", "1"))
 
 
-async def main(url, certificate):
+def connect(url, path, **options):
+    return websockets.unix_connect(path, url, **options) if path else websockets.connect(url, **options)
+
+
+async def main(url, certificate, path=None):
     context = ssl.create_default_context(cafile=certificate) if url.startswith("wss:") else None
-    async with websockets.connect(url, ssl=context, compression=None, max_size=None, subprotocols=["echo"]) as socket:
+    options = {"ssl": context, "compression": None, "max_size": None, "subprotocols": ["echo"]}
+    async with connect(url, path, **options) as socket:
         assert socket.subprotocol == "echo", socket.subprotocol
         for message in ["grüß Gott", b"\x00\xff", "", b"x" * 70_000, "y" * (1 << 20)]:
             await socket.send(message)
@@ -28,4 +36,4 @@ async def main(url, certificate):
         assert socket.close_code == 4001, socket.close_code
 
 
-asyncio.run(main(*sys.argv[1:3]))
+asyncio.run(main(*sys.argv[1:4]))

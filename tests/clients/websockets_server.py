@@ -1,6 +1,6 @@
 """An echo server made with PyPI's websockets: prints its port, then serves until it is killed.
 
-With the files of a certificate and its key it speaks TLS; with a third, it demands that certificate of its clients.
+With `unix:` and a path in front, it listens there instead, and prints that. With the files of a certificate and its key it speaks TLS; with a third, it demands that certificate of its clients.
 """
 
 import asyncio
@@ -26,10 +26,15 @@ def tls(certificate=None, key=None, clients=None):
     return context
 
 
+def serve(path, **options):
+    return websockets.unix_serve(echo, path, **options) if path else websockets.serve(echo, "127.0.0.1", 0, **options)
+
+
 async def main():
-    options = {"ssl": tls(*sys.argv[1:]), "max_size": None, "subprotocols": ["echo"]}
-    async with websockets.serve(echo, "127.0.0.1", 0, **options) as server:
-        print(server.sockets[0].getsockname()[1], flush=True)
+    args = sys.argv[1:]
+    path = args.pop(0).removeprefix("unix:") if args and args[0].startswith("unix:") else None
+    async with serve(path, ssl=tls(*args), max_size=None, subprotocols=["echo"]) as server:
+        print(path or server.sockets[0].getsockname()[1], flush=True)
         await asyncio.get_running_loop().create_future()
 
 

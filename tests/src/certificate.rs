@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::server::WebPkiClientVerifier;
@@ -52,6 +52,18 @@ impl Identity {
     /// The cryptography fails.
     pub fn make_rsa() -> anyhow::Result<Self> {
         Self::of(&KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)?)
+    }
+
+    /// Makes one with an ECDSA key, for these names, of a subject with this common name.
+    ///
+    /// # Errors
+    /// The cryptography fails, or a name is none.
+    pub fn named(names: &[&str], subject: &str) -> anyhow::Result<Self> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name.push(DnType::CommonName, subject);
+        let certificate = params.self_signed(&key)?;
+        Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
     fn of(key: &KeyPair) -> anyhow::Result<Self> {

@@ -9,6 +9,7 @@ pub mod client;
 pub mod counters;
 pub mod frame;
 pub mod http;
+pub mod http2;
 pub mod needs;
 pub mod pattern;
 pub mod process;
@@ -35,6 +36,10 @@ pub enum Via {
     KtlsBackend,
     /// As [`Via::TlsBoth`], with both sides' keys in the kernel.
     KtlsBoth,
+    /// A stream of HTTP/2 without TLS, carried by the gate.
+    Http2,
+    /// The same behind TLS.
+    Http2Tls,
 }
 
 impl Via {
@@ -50,7 +55,9 @@ impl Via {
             | Self::TlsBoth
             | Self::Ktls
             | Self::KtlsBackend
-            | Self::KtlsBoth => "copy",
+            | Self::KtlsBoth
+            | Self::Http2
+            | Self::Http2Tls => "copy",
         }
     }
 
@@ -58,7 +65,7 @@ impl Via {
     #[must_use]
     pub const fn tls_setting(self) -> &'static str {
         match self {
-            Self::Sockmap | Self::Copy => "auto",
+            Self::Sockmap | Self::Copy | Self::Http2 | Self::Http2Tls => "auto",
             Self::Tls | Self::TlsBackend | Self::TlsBoth => "copy",
             Self::Ktls | Self::KtlsBackend | Self::KtlsBoth => "ktls",
         }
@@ -67,7 +74,13 @@ impl Via {
     /// Whether the gate carries it, and takes it along when it dies.
     #[must_use]
     pub const fn ends_with_the_gate(self) -> bool {
-        matches!(self, Self::Tls | Self::TlsBackend | Self::TlsBoth)
+        matches!(self, Self::Tls | Self::TlsBackend | Self::TlsBoth) || self.http2()
+    }
+
+    /// Whether the client speaks HTTP/2.
+    #[must_use]
+    pub const fn http2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http2Tls)
     }
 
     /// Whether the kernel has the keys.
@@ -80,7 +93,7 @@ impl Via {
     pub const fn engine(self) -> &'static str {
         match self {
             Self::Sockmap => "sockmap",
-            Self::Copy | Self::Tls | Self::TlsBackend | Self::TlsBoth => "copy",
+            Self::Copy | Self::Tls | Self::TlsBackend | Self::TlsBoth | Self::Http2 | Self::Http2Tls => "copy",
             Self::Ktls | Self::KtlsBackend | Self::KtlsBoth => "ktls",
         }
     }
@@ -88,7 +101,7 @@ impl Via {
     /// Whether the client speaks TLS.
     #[must_use]
     pub const fn tls_client(self) -> bool {
-        matches!(self, Self::Tls | Self::TlsBoth | Self::Ktls | Self::KtlsBoth)
+        matches!(self, Self::Tls | Self::TlsBoth | Self::Ktls | Self::KtlsBoth | Self::Http2Tls)
     }
 
     /// Whether the backend does.
@@ -150,6 +163,20 @@ macro_rules! over_every_engine {
         }
         mod ktls_between_tls {
             $(#[test] fn $scenario() { $crate::Via::KtlsBoth.run(super::$scenario) })*
+        }
+    };
+}
+
+/// As [`over_every_engine!`], and over HTTP/2: for scenarios whose clients are ours.
+#[macro_export]
+macro_rules! over_every_way {
+    ($($scenario:ident),* $(,)?) => {
+        $crate::over_every_engine![$($scenario),*];
+        mod http2 {
+            $(#[test] fn $scenario() { $crate::Via::Http2.run(super::$scenario) })*
+        }
+        mod http2_behind_tls {
+            $(#[test] fn $scenario() { $crate::Via::Http2Tls.run(super::$scenario) })*
         }
     };
 }

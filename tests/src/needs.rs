@@ -121,3 +121,17 @@ pub fn tool(path: &str) -> Result<PathBuf, String> {
     let file = folder.join(path);
     if file.exists() { Ok(file) } else { Err(format!("{path} could not be installed: see the start of the run")) }
 }
+
+/// The command that runs `tests/clients/<script>` with Node. The script finds npm's modules in the folder that is its last
+/// argument.
+///
+/// # Errors
+/// Node is missing, or this module, which the script uses.
+pub fn node(script: &str, module: &str, args: &[String]) -> Result<Vec<String>, String> {
+    let mut command =
+        vec![program("node")?.display().to_string(), format!("{}/clients/{script}", env!("CARGO_MANIFEST_DIR"))];
+    command.extend_from_slice(args);
+    let module = tool(&format!("npm/node_modules/{module}"))?;
+    command.push(module.ancestors().nth(2).unwrap_or(&module).display().to_string());
+    Ok(command)
+}

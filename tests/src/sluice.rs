@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustix::process::Signal;
 use rustls::ClientConfig;
 use serde_json::Value;
 
@@ -14,8 +15,9 @@ use crate::Via;
 use crate::backend::RawBackend;
 use crate::certificate::{Certificate, Identity, of_backends, of_the_proxy};
 use crate::http::{self, Head};
-use crate::process::{Program, descendants, free_addresses, status_field};
-use crate::stream::Stream;
+use crate::http2;
+use crate::process::{Program, descendants, free_addresses, signal_pid, status_field};
+use crate::stream::{Stream, patient};
 use crate::wait::eventually;
 
 /// Names the program under test; else it is looked for beside the test's own.
@@ -27,7 +29,11 @@ const PORT_ATTEMPTS: usize = 5;
 /// What to start.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
-    servers: Vec<SocketAddr>,
+    servers: Vec<String>,
+    ws: String,
+    wss: String,
+    wss_tls: String,
+    backend: String,
     backend_tls: String,
     identities: Vec<(Identity, [&'static str; 2])>,
     routes: String,
@@ -44,7 +50,7 @@ impl Setup {
     /// Two listeners, ws:// and wss://, one route for everything, one backend with this server.
     #[must_use]
     pub fn new(server: SocketAddr) -> Self {
-        Self { servers: vec![server], engine: "auto", tls_engine: "auto", ..Self::default() }
+        Self { servers: vec![server.to_string()], engine: "auto", tls_engine: "auto", ..Self::default() }
     }
 
     /// With the engine for this way, and TLS to the backend if it needs that.
@@ -80,7 +86,35 @@ impl Setup {
     /// One more server of the backend.
     #[must_use]
     pub fn server(mut self, server: SocketAddr) -> Self {
-        self.servers.push(server);
+        self.servers.push(server.to_string());
+        self
+    }
+
+    /// This server alone, a Unix socket.
+    #[must_use]
+    pub fn unix_server(mut self, path: &Path) -> Self {
+        self.servers = vec![format!("unix:{}", path.display())];
+        self
+    }
+
+    /// These settings of both listeners.
+    #[must_use]
+    pub fn listeners(mut self, toml: &str) -> Self {
+        (self.ws, self.wss) = (toml.into(), toml.into());
+        self
+    }
+
+    /// These settings of the wss:// listener's TLS.
+    #[must_use]
+    pub fn tls(mut self, toml: &str) -> Self {
+        self.wss_tls = toml.into();
+        self
+    }
+
+    /// These settings of the backend.
+    #[must_use]
+    pub fn backend(mut self, toml: &str) -> Self {
+        self.backend = toml.into();
         self
     }
 
@@ -127,14 +161,17 @@ impl Setup {
     }
 
     fn toml(&self, [ws, wss, admin]: [SocketAddr; 3]) -> String {
-        let servers: Vec<String> = self.servers.iter().map(|server| format!("{:?}", server.to_string())).collect();
+        let servers: Vec<String> = self.servers.iter().map(|server| format!("{server:?}")).collect();
+        let Self { ws: ws_more, wss: wss_more, wss_tls, .. } = self;
         let default_route = "[[route]]\npath = \"/\"\nbackend = \"app\"\n";
         let routes = if self.routes.is_empty() { default_route } else { &self.routes };
         format!(
-            "[admin]\nlisten = \"{admin}\"\n[[listener]]\nbind = \"{ws}\"\n[[listener]]\nbind = \"{wss}\"\n\
-             tls = {{ certificate = \"cert.pem\", key = \"key.pem\" }}\n{routes}\n[[backend]]\nname = \"app\"\n\
-             servers = [{}]\n{}[relay]\nengine = \"{}\"\ntls_engine = \"{}\"\n{}\n{}\n",
+            "[admin]\nlisten = \"{admin}\"\n[[listener]]\nbind = \"{ws}\"\n{ws_more}\n\
+             [[listener]]\nbind = \"{wss}\"\n{wss_more}\n[listener.tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n\
+             {wss_tls}\n{routes}\n[[backend]]\nname = \"app\"\n\
+             servers = [{}]\n{}\n{}[relay]\nengine = \"{}\"\ntls_engine = \"{}\"\n{}\n{}\n",
             servers.join(", "),
+            self.backend,
             self.backend_tls,
             self.engine,
             self.tls_engine,
@@ -220,7 +257,11 @@ impl Sluice {
     /// # Errors
     /// Nobody listens.
     pub fn connect(&self, via: Via) -> io::Result<Stream> {
-        Stream::connect(self.address(via), via.tls_client().then(|| Arc::clone(&self.tls)))
+        let tls = via.tls_client().then(|| Arc::clone(&self.tls));
+        if via.http2() {
+            return Ok(Stream::Plain(patient(http2::connect(self.address(via), tls)?)?));
+        }
+        Stream::connect(self.address(via), tls)
     }
 
     /// Connects a client and sends an upgrade request, with `behind` in the same write.
@@ -288,6 +329,17 @@ impl Sluice {
     #[must_use]
     pub fn gate(&self) -> Option<u32> {
         self.named("sluice-gate")
+    }
+
+    /// Kills the gate and waits for the next one.
+    ///
+    /// # Panics
+    /// There is no gate to kill, or no other one comes.
+    #[expect(clippy::expect_used, reason = "a test fails by panicking")]
+    pub fn kill_gate(&self) {
+        let first = eventually("there is a gate", || self.gate());
+        signal_pid(first, Signal::KILL).expect("the gate can be killed");
+        eventually("there is another gate", || self.gate().filter(|&gate| gate != first));
     }
 
     fn named(&self, name: &str) -> Option<u32> {
@@ -359,5 +411,5 @@ impl Drop for Folder {
 /// # Errors
 /// Nobody listens.
 pub fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    crate::stream::patient(TcpStream::connect(address)?)
+    patient(TcpStream::connect(address)?)
 }

@@ -3,6 +3,8 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::DerefMut;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
@@ -49,6 +51,17 @@ where
 }
 
 impl Stream {
+    /// An end of a Unix socket. It is held like one of TCP, which std allows: reading, writing and shutting down are the
+    /// same; addresses and options of TCP are not to be had.
+    ///
+    /// # Errors
+    /// The socket refuses an option.
+    pub fn unix(socket: UnixStream) -> io::Result<Self> {
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self::Plain(TcpStream::from(OwnedFd::from(socket))))
+    }
+
     /// Connects, with TLS if there are settings for it.
     ///
     /// # Errors

@@ -31,21 +31,15 @@ enum Library {
 impl Library {
     /// The command that runs `tests/clients/<library>_<role>` with these arguments.
     fn command(self, role: &str, args: &[String]) -> Result<Vec<String>, String> {
-        let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/clients");
-        let mut command = match self {
-            Self::Websockets => vec![needs::tool("venv/bin/python")?.display().to_string()],
-            Self::Ws => vec![needs::program("node")?.display().to_string()],
-        };
-        command.push(match self {
-            Self::Websockets => format!("{scripts}/websockets_{role}.py"),
-            Self::Ws => format!("{scripts}/ws_{role}.mjs"),
-        });
-        command.extend_from_slice(args);
-        if matches!(self, Self::Ws) {
-            let modules = needs::tool("npm/node_modules/ws")?;
-            command.push(modules.ancestors().nth(2).unwrap_or(&modules).display().to_string());
+        match self {
+            Self::Websockets => {
+                let script = format!("{}/clients/websockets_{role}.py", env!("CARGO_MANIFEST_DIR"));
+                let mut command = vec![needs::tool("venv/bin/python")?.display().to_string(), script];
+                command.extend_from_slice(args);
+                Ok(command)
+            }
+            Self::Ws => needs::node(&format!("ws_{role}.mjs"), "ws", args),
         }
-        Ok(command)
     }
 
     /// Starts its echo server, which speaks what this way needs.

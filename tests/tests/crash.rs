@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use sluice_tests::backend::{Echo, RawBackend};
 use sluice_tests::client::Client;
 use sluice_tests::pattern::soak;
-use sluice_tests::process::{signal_pid, status_field};
+use sluice_tests::process::status_field;
 use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::wait::eventually;
 use sluice_tests::{Via, needs};
@@ -32,13 +32,6 @@ fn a_killed_gate_leaves_pairs_alone_whose_keys_the_kernel_has() {
     }
 }
 
-/// Kills the gate and waits for the next one.
-fn kill_gate(sluice: &Sluice) {
-    let first = eventually("there is a gate", || sluice.gate());
-    signal_pid(first, Signal::KILL).unwrap();
-    eventually("there is another gate", || sluice.gate().filter(|&gate| gate != first));
-}
-
 fn survives(via: Via) {
     let backend = RawBackend::via(via).unwrap();
     let sluice = Sluice::start(&Setup::via(backend.address, via)).unwrap();
@@ -58,7 +51,7 @@ fn survives(via: Via) {
         }
     });
     for _ in 0..2 {
-        kill_gate(&sluice);
+        sluice.kill_gate();
         // The new gate takes connections, the old one's pair goes on.
         let (mut another, mut its_server) = sluice.tunnel(via, &backend).unwrap();
         soak(&mut another, &mut its_server, 100_000, 1);
@@ -88,7 +81,7 @@ fn ends(via: Via) {
     let backend = RawBackend::via(via).unwrap();
     let sluice = Sluice::start(&Setup::via(backend.address, via)).unwrap();
     let (mut client, mut server) = sluice.tunnel(via, &backend).unwrap();
-    kill_gate(&sluice);
+    sluice.kill_gate();
     assert!(matches!(server.read(&mut [0; 8]), Ok(0) | Err(_)));
     assert!(matches!(client.read(&mut [0; 8]), Ok(0) | Err(_)));
     eventually("the pair is no longer listed", || sluice.connections().unwrap().is_empty().then_some(()));
@@ -101,7 +94,7 @@ fn a_gate_that_keeps_dying_is_started_again_and_again() {
     let echo = Echo::start().unwrap();
     let sluice = Sluice::start(&Setup::new(echo.address)).unwrap();
     for _ in 0..3 {
-        kill_gate(&sluice);
+        sluice.kill_gate();
     }
     let mut client = Client::open(sluice.connect(Via::Copy).unwrap(), sluice.ws).unwrap();
     client.converse().unwrap();

@@ -13,7 +13,7 @@ use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::stream::Stream;
 use sluice_tests::wait::{amount, eventually, until_still};
 
-sluice_tests::over_every_engine![
+sluice_tests::over_every_way![
     a_fin_of_the_client_reaches_the_backend,
     a_fin_of_the_backend_reaches_the_client,
     the_backend_may_speak_after_the_client_has_finished,

@@ -17,7 +17,7 @@ use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::stream::Stream;
 use sluice_tests::wait::{PATIENCE, until_still};
 
-sluice_tests::over_every_engine![
+sluice_tests::over_every_way![
     a_backend_floods_a_client_that_does_not_read,
     a_client_floods_a_backend_that_does_not_read,
     both_flood_and_nobody_reads,

@@ -15,7 +15,7 @@ use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::stream::Stream;
 use sluice_tests::wait::{amount, eventually};
 
-sluice_tests::over_every_engine![
+sluice_tests::over_every_way![
     every_kind_of_message_comes_back,
     what_is_sent_behind_the_handshake_arrives_first,
     split_headers_are_counted,

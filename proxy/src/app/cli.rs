@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::Address;
+
 /// A WebSocket proxy whose established connections are carried by the kernel.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, arg_required_else_help = true)]
@@ -54,8 +56,8 @@ pub(super) struct Run {
     pub(super) config: Option<PathBuf>,
     /// Short form: where clients connect. May be given several times.
     #[arg(long, requires = "backend")]
-    pub(super) listen: Vec<SocketAddr>,
+    pub(super) listen: Vec<Address>,
     /// Short form: a server of the backend. May be given several times.
     #[arg(long, requires = "listen")]
-    pub(super) backend: Vec<SocketAddr>,
+    pub(super) backend: Vec<Address>,
 }

@@ -37,7 +37,7 @@ pub fn run() -> anyhow::Result<()> {
 
 fn run_keeper(arguments: cli::Run) -> anyhow::Result<()> {
     let config = match arguments.config {
-        Some(path) => Config::load(&path)?,
+        Some(path) => load(&path)?,
         None => Config::short(arguments.listen, arguments.backend),
     };
     become_keeper()?;
@@ -69,8 +69,15 @@ fn run_gate(user: &str, control: i32) -> anyhow::Result<()> {
     gate::run(control)
 }
 
-fn check(path: &Path) -> anyhow::Result<()> {
+/// Reads a configuration that everything can run with.
+fn load(path: &Path) -> anyhow::Result<Config> {
     let config = Config::load(path)?;
+    gate::check(&config).with_context(|| path.display().to_string())?;
+    Ok(config)
+}
+
+fn check(path: &Path) -> anyhow::Result<()> {
+    let config = load(path)?;
     println!(
         "{}: {} listeners, {} routes, {} backends: good",
         path.display(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::{BackendTls, Config};
+use super::{Address, Backend, Config, ERROR_BODIES, ErrorPage, Listener, PathRule, Rewrite, Route, SocketMode};
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,14 @@ pub enum ConfigError {
         name: String,
         /// The reason, with line and column.
         source: Box<toml::de::Error>,
+    },
+    /// A file with an error body cannot be used.
+    #[error("cannot read the error body {path}: {source}", path = path.display())]
+    ErrorBody {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
     },
     /// It contradicts itself.
     #[error("{name}: {what}")]
@@ -50,20 +58,53 @@ impl Config {
             return Some("there is no [[route]]; add one with backend = \"name\"".into());
         }
         self.listeners_clash()
+            .or_else(|| self.listeners_wrong())
             .or_else(|| self.backends_wrong())
             .or_else(|| self.routes_wrong())
             .or_else(|| self.limits_wrong())
+            .or_else(|| self.errors_wrong())
+    }
+
+    fn errors_wrong(&self) -> Option<String> {
+        if let Some(what) = self.errors.iter().find_map(ErrorPage::wrong) {
+            return Some(format!("an [[error]]: {what}"));
+        }
+        let sum: usize = self.errors.iter().filter_map(|page| page.body.as_ref()).map(String::len).sum();
+        let long = sum > ERROR_BODIES;
+        long.then(|| format!("the bodies of all [[error]]s have {sum} bytes; {ERROR_BODIES} is the most that fits"))
     }
 
     fn listeners_clash(&self) -> Option<String> {
         let mut seen = HashSet::new();
-        let admin = self.admin.iter().map(|admin| admin.listen);
+        let admin = self.admin.iter().map(|admin| Address::Inet(admin.listen));
+        let any_port = |bind: &Address| bind.inet().is_some_and(|address| address.port() == 0);
         self.listeners
             .iter()
-            .map(|listener| listener.bind)
+            .map(|listener| listener.bind.clone())
             .chain(admin)
-            .find(|bind| bind.port() != 0 && !seen.insert(*bind))
+            .find(|bind| !any_port(bind) && !seen.insert(bind.clone()))
             .map(|bind| format!("{bind} is bound twice"))
+    }
+
+    fn listeners_wrong(&self) -> Option<String> {
+        let wrong = |listener: &Listener| {
+            let what = listener_wrong(listener).or_else(|| self.taken_by_both_families(listener))?;
+            Some(format!("listener {}: {what}", listener.bind))
+        };
+        self.listeners.iter().find_map(wrong)
+    }
+
+    /// `[::]:443` is `0.0.0.0:443` as well.
+    fn taken_by_both_families(&self, listener: &Listener) -> Option<String> {
+        let six = listener.bind.inet().filter(|address| address.is_ipv6() && address.ip().is_unspecified())?;
+        if listener.ipv6_only || listener.reuse_port || six.port() == 0 {
+            return None;
+        }
+        let same = |other: &&Listener| {
+            other.bind.inet().is_some_and(|address| address.is_ipv4() && address.port() == six.port())
+        };
+        let other = &self.listeners.iter().find(same)?.bind;
+        Some(format!("it takes IPv4 as well, and {other} is another listener: set ipv6_only = true, or leave one out"))
     }
 
     fn backends_wrong(&self) -> Option<String> {
@@ -75,7 +116,10 @@ impl Config {
             if !seen.insert(&backend.name) {
                 return Some(format!("two backends are named {:?}", backend.name));
             }
-            if let Some(what) = backend.tls.as_ref().and_then(backend_tls_wrong) {
+            if backend.sticky.as_ref().is_some_and(|sticky| !is_token(&sticky.cookie)) {
+                return Some(format!("backend {:?}: sticky.cookie is no cookie's name", backend.name));
+            }
+            if let Some(what) = backend_tls_wrong(backend) {
                 return Some(format!("backend {:?}: {what}", backend.name));
             }
         }
@@ -83,19 +127,36 @@ impl Config {
     }
 
     fn routes_wrong(&self) -> Option<String> {
-        let mut seen = HashSet::new();
-        for route in &self.routes {
-            if !self.backends.iter().any(|backend| backend.name == route.backend) {
-                return Some(format!("route {:?} names backend {:?}, which is not defined", route.path, route.backend));
-            }
-            if !route.path.starts_with('/') {
-                return Some(format!("route path {:?} does not begin with /", route.path));
-            }
-            if !seen.insert((route.host.as_deref().map(str::to_ascii_lowercase), &route.path)) {
-                return Some(format!("two routes serve host {:?} and path {:?}", route.host, route.path));
-            }
+        self.routes.iter().find_map(|route| {
+            let what = self.route_wrong(route)?;
+            Some(format!("route {:?}: {what}", route.path.to_string()))
+        })
+    }
+
+    fn route_wrong(&self, route: &Route) -> Option<String> {
+        if !self.backends.iter().any(|backend| backend.name == route.backend) {
+            return Some(format!("it names backend {:?}, which is not defined", route.backend));
         }
-        None
+        if let PathRule::Prefix(path) | PathRule::Exact(path) = &route.path
+            && !path.starts_with('/')
+        {
+            return Some(format!("its path {path:?} does not begin with /"));
+        }
+        let mut conditions = route.headers.iter().chain(&route.query);
+        if let Some(wrong) = conditions.find(|condition| condition.tests() != 1) {
+            let name = &wrong.name;
+            return Some(format!("its condition on {name:?} needs exactly one of value, prefix, pattern and present"));
+        }
+        let fits = match (&route.rewrite, &route.path) {
+            (None | Some(Rewrite::StripPrefix(true) | Rewrite::Prefix(_)), PathRule::Prefix(_)) => true,
+            (None | Some(Rewrite::Replace(_)), PathRule::Exact(_) | PathRule::Pattern(_)) => true,
+            (Some(Rewrite::StripPrefix(false)), _) => {
+                return Some("rewrite.strip_prefix = false does nothing: leave it out".into());
+            }
+            _ => false,
+        };
+        let rule = "rewrite takes strip_prefix or prefix for a path prefix, replace for an exact path or a pattern";
+        (!fits).then(|| rule.into())
     }
 
     fn limits_wrong(&self) -> Option<String> {
@@ -104,6 +165,9 @@ impl Config {
         }
         if self.limits.head_bytes > 64 * 1024 {
             return Some("limits.head_bytes is above 65536, the most that one hand-over message holds".into());
+        }
+        if self.limits.http2_streams == 0 {
+            return Some("limits.http2_streams is 0, which refuses every HTTP/2 request: use http2 = false".into());
         }
         if self.limits.header_count == 0 {
             return Some("limits.header_count is 0, which refuses every request".into());
@@ -118,12 +182,57 @@ impl Config {
     }
 }
 
-fn backend_tls_wrong(tls: &BackendTls) -> Option<String> {
+/// Whether this is a token (RFC 9110 §5.6.2), as a cookie's name must be (RFC 6265 §4.1.1).
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && http::HeaderName::try_from(text).is_ok()
+}
+
+fn listener_wrong(listener: &Listener) -> Option<String> {
+    let unix = listener.bind.inet().is_none();
+    if listener.ipv6_only && !listener.bind.inet().is_some_and(|address| address.is_ipv6()) {
+        return Some("ipv6_only is for IPv6 addresses".into());
+    }
+    if listener.reuse_port && unix {
+        return Some("reuse_port is for IP addresses".into());
+    }
+    if !unix && listener.mode != SocketMode::default() {
+        return Some("mode is for unix: sockets".into());
+    }
+    if listener.backlog == 0 {
+        return Some("backlog is 0, with which nobody could connect".into());
+    }
+    if listener.proxy_protocol.as_ref().is_some_and(|proxy| proxy.from.is_empty()) {
+        return Some("proxy_protocol.from names nobody; leave proxy_protocol out for that".into());
+    }
+    let tls = listener.tls.as_ref()?;
+    if let Err(what) = tls.policy().choose() {
+        return Some(format!("tls.{what}"));
+    }
+    let names = tls.certificates.iter().flat_map(|more| &more.names);
+    let bad = names.into_iter().find(|name| {
+        let name = name.strip_prefix("*.").unwrap_or(name);
+        !matches!(ServerName::try_from(name), Ok(ServerName::DnsName(_)))
+    })?;
+    Some(format!("tls.certificates has the name {bad:?}, which is neither a host name nor *. and one"))
+}
+
+fn backend_tls_wrong(backend: &Backend) -> Option<String> {
+    let tls = backend.tls.as_ref()?;
     if tls.certificate.is_some() != tls.key.is_some() {
         return Some("tls.certificate and tls.key belong together; one of them is missing".into());
     }
-    let name = tls.server_name.as_deref().filter(|name| ServerName::try_from(*name).is_err())?;
-    Some(format!("tls.server_name {name:?} is neither a host name nor an IP address"))
+    if let Err(what) = tls.policy().choose() {
+        return Some(format!("tls.{what}"));
+    }
+    match tls.server_name.as_deref() {
+        None if backend.servers.iter().any(|server| server.inet().is_none()) => {
+            Some("tls.server_name is needed: a unix: server has no address that its certificate could be for".into())
+        }
+        Some(name) if ServerName::try_from(name).is_err() => {
+            Some(format!("tls.server_name {name:?} is neither a host name nor an IP address"))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -150,8 +259,64 @@ mod tests {
             ("certificate = \"a\"", "belong together"),
             ("key = \"b\"", "belong together"),
             ("verify = false", "unknown field `verify`"),
+            ("cipher_suites = [\"RC4\"]", "TLS_AES_128_GCM_SHA256"),
         ] {
             assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
+        }
+    }
+
+    #[test]
+    fn a_listener_for_both_families_is_told_of_another_for_one() {
+        let both = |more: &str| wrong_listener("0.0.0.0:443", &format!("[[listener]]\nbind = \"[::]:443\"\n{more}"));
+        assert!(both("").is_some_and(|what| what.contains("0.0.0.0:443 is another listener")));
+        assert_eq!(both("ipv6_only = true"), None);
+    }
+
+    fn wrong_listener(bind: &str, more: &str) -> Option<String> {
+        let text = format!(
+            "[[listener]]\nbind = {bind:?}\n{more}\n[[route]]\nbackend = \"app\"\n\
+             [[backend]]\nname = \"app\"\nservers = [\"127.0.0.1:9\"]\n"
+        );
+        Config::parse(&text, "test").err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn listeners_are_checked() {
+        let tls = |more: &str| format!("tls = {{ certificate = \"c\", key = \"k\", {more} }}");
+        for (bind, good) in [
+            ("127.0.0.1:0", "backlog = 1\nreuse_port = true".to_owned()),
+            ("[::]:443", "ipv6_only = true".into()),
+            ("unix:/run/a.sock", "mode = \"0600\"\nproxy_protocol = { from = [\"unix\"] }".into()),
+            ("127.0.0.1:0", "proxy_protocol = { from = [\"10.0.0.0/8\", \"::1\"] }".into()),
+            ("127.0.0.1:0", tls("min_version = \"1.3\", cipher_suites = [\"TLS_AES_256_GCM_SHA384\"]")),
+            ("127.0.0.1:0", tls("client_auth = { ca = \"ca\", mode = \"optional\" }, session_tickets = false")),
+            ("127.0.0.1:0", tls("certificates = [{ certificate = \"d\", key = \"l\", names = [\"*.a.test\"] }]")),
+        ] {
+            assert_eq!(wrong_listener(bind, &good), None, "{good}");
+        }
+        for (bind, bad, says) in [
+            ("localhost:80", String::new(), "no IP address"),
+            ("127.0.0.1:0", "ipv6_only = true".into(), "IPv6 addresses"),
+            ("unix:/a", "ipv6_only = true".into(), "IPv6 addresses"),
+            ("unix:/a", "reuse_port = true".into(), "IP addresses"),
+            ("127.0.0.1:0", "mode = \"0600\"".into(), "unix: sockets"),
+            ("unix:/a", "mode = \"rw\"".into(), "permissions"),
+            ("unix:/a", "mode = \"7777\"".into(), "permissions"),
+            ("127.0.0.1:0", "backlog = 0".into(), "backlog"),
+            ("127.0.0.1:0", "proxy_protocol = { from = [] }".into(), "names nobody"),
+            ("127.0.0.1:0", "proxy_protocol = { from = [\"10.0.0.0/99\"] }".into(), "no network"),
+            ("127.0.0.1:0", tls("min_version = \"1.1\""), "1.2"),
+            ("127.0.0.1:0", tls("min_version = \"1.3\", max_version = \"1.2\""), "above max_version"),
+            ("127.0.0.1:0", tls("cipher_suites = [\"RC4\"]"), "TLS_AES_128_GCM_SHA256"),
+            ("127.0.0.1:0", tls("client_auth = { mode = \"optional\" }"), "missing field `ca`"),
+            ("127.0.0.1:0", tls("client_auth = { ca = \"a\", mode = \"maybe\" }"), "unknown variant `maybe`"),
+            (
+                "127.0.0.1:0",
+                tls("certificates = [{ certificate = \"d\", key = \"l\", names = [\"a b\"] }]"),
+                "neither a host name",
+            ),
+        ] {
+            assert!(wrong_listener(bind, &bad).is_some_and(|what| what.contains(says)), "{bind} {bad}");
         }
     }
 }

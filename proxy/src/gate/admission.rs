@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::seats::Seat;
+
 /// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections.
 const RESERVE: u64 = 64;
 
@@ -22,12 +24,22 @@ pub(super) struct Admission {
 pub(super) struct Permit {
     all: OwnedSemaphorePermit,
     _here: OwnedSemaphorePermit,
+    /// Once it is on a route.
+    seat: Option<Seat>,
 }
 
 impl Permit {
     /// The keeper has the pair now: this gate has room again, the whole has not until the keeper says so.
     pub(super) fn hand_over(self) {
         self.all.forget();
+        if let Some(seat) = self.seat {
+            seat.hand_over();
+        }
+    }
+
+    /// The connection is on a route now, and on none that it was on before.
+    pub(super) fn sit(&mut self, seat: Seat) {
+        self.seat = Some(seat);
     }
 }
 
@@ -47,7 +59,14 @@ impl Admission {
         // The semaphores are never closed.
         let here = self.here.clone().acquire_owned().await.ok()?;
         let all = self.all.clone().acquire_owned().await.ok()?;
-        Some(Permit { all, _here: here })
+        Some(Permit { all, _here: here, seat: None })
+    }
+
+    /// The same, if there is room now.
+    pub(super) fn try_permit(&self) -> Option<Permit> {
+        let here = self.here.clone().try_acquire_owned().ok()?;
+        let all = self.all.clone().try_acquire_owned().ok()?;
+        Some(Permit { all, _here: here, seat: None })
     }
 
     /// So many pairs of the keeper have ended.

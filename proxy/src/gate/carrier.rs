@@ -28,6 +28,7 @@ impl Carrier {
             (Keys::None, Keys::None) => Ok(Self::Keeper(gate.engine)),
             (Keys::User(why), _) | (_, Keys::User(why)) => Ok(Self::Gate(Place::take(gate)?, why)),
             (Keys::Kernel, _) | (_, Keys::Kernel) => Ok(Self::Keeper(Engine::Ktls)),
+            (Keys::Unix, _) | (_, Keys::Unix) => Ok(Self::Keeper(Engine::Copy)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Pairs of which a TLS key is in this process: one task each moves their bytes.
+//! Pairs of which a TLS key or an HTTP/2 connection is in this process: one task each moves their bytes.
 //!
 //! An idle pair has no buffer of ours: bytes are read into a scratch space that all pairs of a thread share and
 //! written on at once; only what the receiver does not take is kept, and while something is kept its source is not
@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use proxy_common::layout::{Direction, PairCounters};
-use tokio::io::Interest;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::lane::{Budget, Lane, parts};
@@ -30,7 +30,7 @@ use super::tls::end_reason;
 use super::{Gate, linger};
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
-use crate::sys::patience;
+use crate::sys::patience::{self, Patience};
 use crate::sys::socket::{unacknowledged, watch_for_death};
 
 /// How long the last bytes to one side may take to be acknowledged after the other side has failed.
@@ -69,8 +69,10 @@ impl Drop for Place {
 /// The keeper is gone, or a socket is: the pair is closed.
 pub(super) async fn begin(pair: Quiesced, mut place: Place, why_not: WhyNot, gate: &Arc<Gate>) -> io::Result<()> {
     let relay = &gate.config.relay;
-    for stream in [&pair.client, &pair.backend] {
-        watch_for_death(stream.tcp(), relay.keepalive, relay.user_timeout)?;
+    for stream in [&pair.client, &pair.backend].into_iter().filter(|stream| stream.is_tcp()) {
+        if let Some(tcp) = stream.tcp() {
+            watch_for_death(tcp, relay.keepalive, relay.user_timeout)?;
+        }
     }
     // The place may have had another tenant.
     gate.stats.update_carried(&mut place.slot, |counters| *counters = PairCounters::ZERO);
@@ -137,14 +139,14 @@ struct Carry {
     patrol: Option<u32>,
     /// It is being ended because of worn keys.
     parting: bool,
-    /// Whether TCP_USER_TIMEOUT is off: on the client's socket, on the backend's.
-    patient: [bool; 2],
+    /// With peers that do not read: with the client, with the backend.
+    patience: [Patience; 2],
     _permit: Permit,
 }
 
 // What one idle pair costs beside its TLS sessions and tokio's state of a task and two sockets: no buffer may come in
 // here.
-const _: () = assert!(size_of::<Carry>() + size_of_task(&carry_on) <= 544);
+const _: () = assert!(size_of::<Carry>() + size_of_task(&carry_on) <= 576);
 
 const fn size_of_task<F>(_: &impl Fn(Box<Carry>) -> F) -> usize {
     size_of::<F>()
@@ -157,17 +159,18 @@ impl Carry {
         let (stats, slot) = (&place.gate.stats, &mut place.slot);
         to_backend.preload(pair.to_backend.into(), stats, slot);
         to_client.preload(pair.to_client.into(), stats, slot);
+        let patience = [&pair.client, &pair.backend].map(|stream| Patience::of(stream.is_tcp()));
         Self {
             client: pair.client,
             backend: pair.backend,
             to_backend,
             to_client,
-            limits: Limits::new(&place.gate.config.relay),
+            limits: Limits::new(place.gate.config.ages(pair.facts.route)),
             // A round that is over: the first look comes with the first turn, behind what was sent before.
             patrol: Some(place.gate.patrol.round().wrapping_sub(1)),
             place,
             parting: false,
-            patient: [false; 2],
+            patience,
             _permit: pair.permit,
         }
     }
@@ -253,9 +256,11 @@ impl Carry {
             Some(round) if round == patrol.round() => return,
             Some(_) => {
                 let timeout = patrol.user_timeout();
-                let [client, backend] = &mut self.patient;
-                let client_waits = patience::look(self.client.tcp(), timeout, client);
-                let backend_waits = patience::look(self.backend.tcp(), timeout, backend);
+                let [client, backend] = &mut self.patience;
+                let look =
+                    |stream: &Stream, patient| stream.tcp().is_some_and(|tcp| patience::look(tcp, timeout, patient));
+                let client_waits = look(&self.client, client);
+                let backend_waits = look(&self.backend, backend);
                 if !client_waits && !backend_waits {
                     self.patrol = None;
                     return;
@@ -266,11 +271,10 @@ impl Carry {
     }
 
     /// Sleeps until something wakes this task. A side that fails meanwhile is told if no direction would notice.
-    async fn woken(&self) -> Option<Side> {
+    async fn woken(&mut self) -> Option<Side> {
         let failure = async {
             let Some(side) = self.unwatched() else { return pending().await };
-            // An error of the event loop's own is one of the socket as well.
-            let _ = self.stream(side).tcp().ready(Interest::ERROR).await;
+            self.stream_mut(side).failed().await;
             Some(side)
         };
         let (mut failure, mut slept) = (pin!(failure), false);
@@ -294,10 +298,10 @@ impl Carry {
         (!self.to_client.reading() && !self.to_backend.blocked()).then_some(Side::Backend)
     }
 
-    const fn stream(&self, side: Side) -> &Stream {
+    const fn stream_mut(&mut self, side: Side) -> &mut Stream {
         match side {
-            Side::Client => &self.client,
-            Side::Backend => &self.backend,
+            Side::Client => &mut self.client,
+            Side::Backend => &mut self.backend,
         }
     }
 
@@ -324,8 +328,8 @@ impl Carry {
         }
         drop(place);
         let close = async |stream: Stream, told: bool| {
-            if told {
-                linger::close(stream.into_tcp()).await;
+            if let Some(tcp) = stream.into_tcp().filter(|_| told) {
+                linger::close(tcp).await;
             }
         };
         tokio::join!(close(client, told[0]), close(backend, told[1]));
@@ -341,8 +345,8 @@ impl Carry {
         };
         let delivered = async {
             poll_fn(|cx| lane.poll_rest(cx, source, receiver, stats, slot)).await;
-            // An RST discards what the socket has not sent yet, so it waits for that.
-            while unacknowledged(receiver.tcp()).is_ok_and(|bytes| bytes > 0) {
+            // An RST discards what the socket has not sent yet, so it waits for that. (A stream of HTTP/2 does so itself.)
+            while receiver.tcp().is_some_and(|tcp| unacknowledged(tcp).is_ok_and(|bytes| bytes > 0)) {
                 sleep(POLL).await;
             }
         };
@@ -350,7 +354,7 @@ impl Carry {
         let _ = timeout_at(Instant::now() + RESET_LINGER, delivered).await;
         for side in [Side::Client, Side::Backend].into_iter().filter(|side| !failed.told(*side)) {
             // Fails only on a socket that is already closed.
-            let _ = self.stream(side).tcp().set_zero_linger();
+            let _ = self.stream_mut(side).tcp().map(TcpStream::set_zero_linger);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One HTTP request of a client's, and its answer.
+//! HTTP/1.1 with a client: a request and its answer, and perhaps the next.
 //!
 //! hyper reads and writes the heads. Its connection is driven by hand instead of by a task, so that the socket and
 //! what was read ahead come back by value ([`Finished`]) for the hand-over, and so that a request that hyper refuses
@@ -8,23 +8,26 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use super::front::Front;
 use super::refusal::Refusal;
+use super::session::after;
 use crate::config::Limits;
 
 /// The body of an answer.
@@ -34,7 +37,9 @@ pub(super) type AnswerBody = UnsyncBoxBody<Bytes, io::Error>;
 pub(super) struct Exchange<S: AsyncRead + AsyncWrite + Unpin> {
     /// Boxed: it moves with every change of state.
     connection: Box<http1::Connection<TokioIo<Muted<S>>, Hook>>,
-    inbox: Inbox,
+    shared: Arc<Shared>,
+    /// The request's body, until somebody takes it.
+    body: Option<Incoming>,
     answer: Option<oneshot::Sender<Response<AnswerBody>>>,
 }
 
@@ -50,6 +55,10 @@ pub(super) struct Finished<S> {
 pub(super) enum NoRequest<S> {
     /// To be answered on the stream, which hyper has not written to.
     Refused(S, Refusal),
+    /// hyper has answered it already: it came behind other requests, whose answers are not for us to wait for.
+    Answered(S, Refusal),
+    /// The client is done, or has been silent for longer than an idle connection is kept.
+    Done(S),
     /// The client closed or broke.
     Gone,
 }
@@ -58,45 +67,125 @@ pub(super) enum NoRequest<S> {
 #[derive(Debug)]
 pub(super) struct Gone;
 
-type Asked = (Parts, oneshot::Sender<Response<AnswerBody>>);
-type Inbox = Arc<Mutex<Option<Asked>>>;
+/// How long a client may take to send its next request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Until its first byte.
+    pub(super) idle: Duration,
+    /// From there to the end of its head.
+    pub(super) head: Duration,
+}
+
+type Asked = (Request<Incoming>, oneshot::Sender<Response<AnswerBody>>);
+
+/// What hyper's connection and its driver both know.
+#[derive(Default)]
+struct Shared {
+    inbox: Mutex<Option<Asked>>,
+    /// A request has come: what hyper writes is an answer to it.
+    open: AtomicBool,
+    /// An answer is under way.
+    answering: AtomicBool,
+    /// Bytes that have been read.
+    read: AtomicU64,
+}
+
+impl Shared {
+    fn take(&self) -> Option<Asked> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
-    /// Begins to read a request.
-    pub(super) fn new(io: S, limits: &Limits) -> Self {
-        let inbox = Inbox::default();
-        let open = Arc::new(AtomicBool::new(false));
-        let hook = Hook { inbox: inbox.clone(), open: open.clone() };
+    /// Begins to read a request. `front` has been read from the stream already.
+    pub(super) fn new(io: S, front: Bytes, limits: &Limits) -> Self {
+        let shared = Arc::new(Shared::default());
         let connection = http1::Builder::new()
             .max_headers(limits.header_count)
             .max_header_size(limits.head_bytes)
             .max_buf_size(limits.head_bytes)
             // The head's deadline runs from accept, TLS included: `read_head` holds it.
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(Muted { io, open }), hook);
-        Self { connection: Box::new(connection), inbox, answer: None }
+            .serve_connection(
+                TokioIo::new(Muted { io: Front::new(front, io), shared: shared.clone() }),
+                Hook(shared.clone()),
+            );
+        Self { connection: Box::new(connection), shared, body: None, answer: None }
     }
 
-    /// Reads the request head. Not cancel safe: what was read is lost with `self`.
+    /// Reads the first request. Not cancel safe: what was read is lost with `self`.
     ///
     /// # Errors
     /// [`NoRequest`].
     pub(super) async fn read_head(mut self, deadline: Instant) -> Result<(Self, Parts), NoRequest<S>> {
         let read = poll_fn(|cx| self.poll_head(cx));
         match timeout_at(deadline, read).await {
-            Ok(Ok((parts, answer))) => {
-                self.answer = Some(answer);
-                Ok((self, parts))
-            }
+            Ok(Ok(asked)) => Ok(self.asked(asked)),
             Ok(Err(None)) => Err(NoRequest::Gone),
             Ok(Err(Some(error))) => Err(self.unread(&error)),
-            Err(_) => Err(NoRequest::Refused(self.connection.into_parts().io.into_inner().io, Refusal::HeadTimeout)),
+            Err(_) => Err(NoRequest::Refused(self.into_stream(), Refusal::HeadTimeout)),
         }
+    }
+
+    /// Answers, and reads the next request behind it. The answer may take as long as its body does.
+    /// Not cancel safe: what was read is lost with `self`.
+    ///
+    /// # Errors
+    /// [`NoRequest`].
+    pub(super) async fn answer_and_read(
+        mut self,
+        response: Response<AnswerBody>,
+        patience: Patience,
+    ) -> Result<(Self, Parts), NoRequest<S>> {
+        if !self.send(response) {
+            return Err(NoRequest::Gone);
+        }
+        let mut wait = Wait::Answer;
+        let mut timer = pin!(sleep(Duration::MAX));
+        let shared = self.shared.clone();
+        let next = poll_fn(|cx| {
+            if let Poll::Ready(asked) = self.poll_head(cx) {
+                return Poll::Ready(Some(asked));
+            }
+            if let Some(limit) = wait.advance(&shared, patience) {
+                timer.as_mut().reset(after(limit));
+            }
+            if wait == Wait::Answer {
+                return Poll::Pending;
+            }
+            timer.as_mut().poll(cx).map(|()| None)
+        })
+        .await;
+        match next {
+            Some(Ok(asked)) => Ok(self.asked(asked)),
+            Some(Err(None)) => Err(NoRequest::Done(self.into_stream())),
+            Some(Err(Some(error))) => Err(match self.unread(&error) {
+                NoRequest::Refused(stream, refusal) => NoRequest::Answered(stream, refusal),
+                other => other,
+            }),
+            None if matches!(wait, Wait::Idle(_)) => Err(NoRequest::Done(self.into_stream())),
+            None => Err(NoRequest::Refused(self.into_stream(), Refusal::HeadTimeout)),
+        }
+    }
+
+    fn asked(mut self, (request, answer): Asked) -> (Self, Parts) {
+        let (head, body) = request.into_parts();
+        (self.answer, self.body) = (Some(answer), Some(body));
+        (self, head)
+    }
+
+    /// The body of the request that has come. What is not taken by the time of the answer is not read.
+    pub(super) fn take_body(&mut self) -> Option<Incoming> {
+        self.body.take()
+    }
+
+    fn into_stream(self) -> S {
+        self.connection.into_parts().io.into_inner().io.into_inner()
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Asked, Option<hyper::Error>>> {
         let done = self.connection.poll_without_shutdown(cx);
-        if let Some(asked) = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(asked) = self.shared.take() {
             return Poll::Ready(Ok(asked));
         }
         Poll::Ready(Err(ready!(done).err()))
@@ -113,7 +202,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         } else {
             return NoRequest::Gone;
         };
-        NoRequest::Refused(parts.io.into_inner().io, refusal)
+        NoRequest::Refused(parts.io.into_inner().io.into_inner(), refusal)
+    }
+
+    /// Gives hyper the answer. Whether it still waits for one.
+    fn send(&mut self, response: Response<AnswerBody>) -> bool {
+        self.body = None;
+        self.shared.answering.store(true, Ordering::Relaxed);
+        let response = response.map(|body| UnsyncBoxBody::new(Watched { body, shared: self.shared.clone() }));
+        self.answer.take().is_some_and(|answer| answer.send(response).is_ok())
     }
 
     /// Does something on the client's behalf for as long as the client is there.
@@ -141,8 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         response: Response<AnswerBody>,
         deadline: Instant,
     ) -> Result<Finished<S>, Gone> {
-        let sent = self.answer.take().is_some_and(|answer| answer.send(response).is_ok());
-        if !sent {
+        if !self.send(response) {
             return Err(Gone);
         }
         // hyper is done with a message only once its buffer is flushed: `tests::the_answer_is_flushed_first`.
@@ -150,18 +246,73 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         match timeout_at(deadline, done).await {
             Ok(Ok(())) => {
                 let parts = self.connection.into_parts();
-                Ok(Finished { io: parts.io.into_inner().io, read_ahead: parts.read_buf })
+                Ok(Finished { io: parts.io.into_inner().io.into_inner(), read_ahead: parts.read_buf })
             }
             _ => Err(Gone),
         }
     }
 }
 
-/// The service that hyper calls: it only passes the request out and waits for the answer.
-struct Hook {
-    inbox: Inbox,
-    open: Arc<AtomicBool>,
+/// What the wait for a next request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// The answer before it is still being sent.
+    Answer,
+    /// Nothing of it has come, beyond these bytes of what came before.
+    Idle(u64),
+    /// The rest of its head.
+    Head,
 }
+
+impl Wait {
+    /// Looks how far things are. Returns how long the new wait may take, if it is a new one.
+    fn advance(&mut self, shared: &Shared, patience: Patience) -> Option<Duration> {
+        let read = shared.read.load(Ordering::Relaxed);
+        match *self {
+            Self::Answer if !shared.answering.load(Ordering::Relaxed) => {
+                *self = Self::Idle(read);
+                Some(patience.idle)
+            }
+            Self::Idle(before) if read > before => {
+                *self = Self::Head;
+                Some(patience.head)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// An answer's body that tells when hyper is done with it.
+struct Watched {
+    body: AnswerBody,
+    shared: Arc<Shared>,
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.shared.answering.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The service that hyper calls: it only passes the request out and waits for the answer.
+struct Hook(Arc<Shared>);
 
 impl Service<Request<Incoming>> for Hook {
     type Response = Response<AnswerBody>;
@@ -169,11 +320,9 @@ impl Service<Request<Incoming>> for Hook {
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
-        self.open.store(true, Ordering::Relaxed);
+        self.0.open.store(true, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        // The body is dropped: a handshake has none, and a request with one is refused unread.
-        let asked = (request.into_parts().0, sender);
-        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+        *self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, sender));
         Answering(receiver)
     }
 }
@@ -193,22 +342,25 @@ impl Future for Answering {
     }
 }
 
-/// A stream that swallows what is written before a request has come: hyper's own answers to heads that it cannot
-/// read, which have none of our headers.
+/// A stream that counts what is read, and swallows what is written before a request has come: hyper's own answers to
+/// heads that it cannot read, which have none of our headers.
 struct Muted<S> {
-    io: S,
-    open: Arc<AtomicBool>,
+    io: Front<S>,
+    shared: Arc<Shared>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Muted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.shared.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        read
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Muted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.open.load(Ordering::Relaxed) {
+        if !self.shared.open.load(Ordering::Relaxed) {
             return Poll::Ready(Ok(buf.len()));
         }
         Pin::new(&mut self.io).poll_write(cx, buf)

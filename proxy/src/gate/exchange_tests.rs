@@ -11,7 +11,7 @@ fn later() -> Instant {
 }
 
 async fn asked(stream: DuplexStream) -> Exchange<DuplexStream> {
-    let Ok((exchange, _)) = Exchange::new(stream, &Limits::default()).read_head(later()).await else {
+    let Ok((exchange, _)) = Exchange::new(stream, Bytes::new(), &Limits::default()).read_head(later()).await else {
         panic!("the request must be read")
     };
     exchange
@@ -51,7 +51,8 @@ async fn the_answer_is_flushed_first() {
 async fn hyper_writes_nothing_by_itself() {
     let (mut client, server) = duplex(1024);
     client.write_all(b"\x16\x03\x01 nonsense\r\n\r\n").await.unwrap();
-    let Err(NoRequest::Refused(server, refusal)) = Exchange::new(server, &Limits::default()).read_head(later()).await
+    let Err(NoRequest::Refused(server, refusal)) =
+        Exchange::new(server, Bytes::new(), &Limits::default()).read_head(later()).await
     else {
         panic!("nonsense must be refused")
     };

@@ -4,18 +4,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use rustix::net::SocketFlags;
+use rustix::net::{AddressFamily, SocketFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
-use tokio_rustls::TlsAcceptor;
 
 use super::Gate;
 use super::admission::Permit;
-use super::session::{self, Accepted, Visit, after};
+use super::proxy_header::Ends;
+use super::session::{self, Accepted, Visit, after, now_ms};
+use super::unix;
+use crate::handoff::{Peer, canonical};
 use crate::sys::watch::watch;
 
 /// How long to wait when files are short: they come back as connections end, which nothing tells us of.
@@ -24,11 +26,10 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// How often to say so.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// A listening socket, and what its connections speak.
+/// A listening socket.
 pub(super) struct Port {
     index: u16,
     socket: AsyncFd<OwnedFd>,
-    tls: Option<TlsAcceptor>,
 }
 
 impl Port {
@@ -36,9 +37,9 @@ impl Port {
     ///
     /// # Errors
     /// The runtime cannot watch it.
-    pub(super) fn new(index: u16, socket: OwnedFd, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+    pub(super) fn new(index: u16, socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { index, socket: watch(socket, Interest::READABLE)?, tls })
+        Ok(Self { index, socket: watch(socket, Interest::READABLE)? })
     }
 
     /// Accepts for ever, a task per connection. Without room for one more, the kernel's backlog queues.
@@ -47,9 +48,8 @@ impl Port {
         loop {
             match self.accept(&gate).await {
                 Ok((stream, client, permit)) => {
-                    let visit = self.visit(&gate, client, permit);
-                    let accepted = Accepted { visit, stream };
-                    tokio::spawn(session::run(gate.clone(), accepted, self.tls.clone()));
+                    let visit = self.visit(&gate, client, ends(&gate, &stream, client), permit);
+                    tokio::spawn(session::run(gate.clone(), Accepted { visit, stream }));
                 }
                 Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
@@ -64,28 +64,36 @@ impl Port {
         }
     }
 
-    async fn accept(&self, gate: &Gate) -> io::Result<(TcpStream, SocketAddr, Permit)> {
+    async fn accept(&self, gate: &Gate) -> io::Result<(TcpStream, Peer, Permit)> {
         loop {
             // Room is asked for only when somebody is there, so that a quiet listener keeps none from a busy one.
             let mut ready = self.socket.readable().await?;
             let Some(permit) = gate.admission.permit().await else { continue };
             if let Ok(accepted) = ready.try_io(|socket| accept(socket.get_ref())) {
-                let (stream, client) = accepted?;
-                // A handshake is small messages that wait for each other.
-                stream.set_nodelay(true)?;
-                return Ok((TcpStream::from_std(stream)?, client, permit));
+                let (socket, client) = accepted?;
+                let stream = match client {
+                    Peer::Unix => unix::stream(socket)?,
+                    Peer::Inet(_) => {
+                        let stream = std::net::TcpStream::from(socket);
+                        // A handshake is small messages that wait for each other.
+                        stream.set_nodelay(true)?;
+                        TcpStream::from_std(stream)?
+                    }
+                };
+                return Ok((stream, client, permit));
             }
         }
     }
 
-    fn visit(&self, gate: &Gate, client: SocketAddr, permit: Permit) -> Visit {
+    fn visit(&self, gate: &Gate, client: Peer, ends: Option<Ends>, permit: Permit) -> Visit {
         let timeouts = &gate.config.timeouts;
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Visit {
             id: gate.next_id(),
             client,
+            ends,
+            person: None,
             listener: self.index,
-            accepted_ms: epoch.as_millis() as u64,
+            accepted_ms: now_ms(),
             head_by: after(timeouts.head.min(timeouts.handshake)),
             done_by: after(timeouts.handshake),
             permit,
@@ -93,11 +101,22 @@ impl Port {
     }
 }
 
-fn accept(listener: &OwnedFd) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+/// The client's address and the one that it came to, if some backend is to be told.
+fn ends(gate: &Gate, stream: &TcpStream, client: Peer) -> Option<Ends> {
+    let told = gate.config.backends.iter().any(|backend| backend.send_proxy.is_some());
+    let source = client.inet().filter(|_| told)?;
+    Some(Ends { source, destination: canonical(stream.local_addr().ok()?) })
+}
+
+fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, Peer)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (socket, client) = rustix::net::acceptfrom_with(listener, flags)?;
     let client = client.ok_or_else(|| io::Error::other("accept(2) gave no address"))?;
-    Ok((socket.into(), SocketAddr::try_from(client)?))
+    let peer = match client.address_family() {
+        AddressFamily::UNIX => Peer::Unix,
+        _ => SocketAddr::try_from(client)?.into(),
+    };
+    Ok((socket, peer))
 }
 
 /// What accept(2) reports of a connection that ended while it was queued.

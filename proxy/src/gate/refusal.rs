@@ -4,9 +4,12 @@
 //! compile.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
+use super::pages::Pages;
 use crate::handoff::stats::RESULTS;
 use crate::handoff::{ConnId, Engine};
 
@@ -15,11 +18,14 @@ pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-statu
 /// Ours: a structured field (RFC 9651), a token with parameters, that says what became of the WebSocket.
 pub(super) const PROXY_WEBSOCKET_STATUS: HeaderName = HeaderName::from_static("proxy-websocket-status");
 
+/// The longest Retry-After, in seconds. 5: longer than a handshake, and short for a person who waits.
+const RETRY_SPREAD: u64 = 5;
+
 macro_rules! refusals {
-    ($($(#[$doc:meta])+ $name:ident: $index:literal, $status:ident, $error:literal, $reason:literal, $text:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident: $index:literal, $status:ident, $error:literal, $reason:literal, $text:literal;)+) => {
         /// Why a connection is refused or has failed before it was established.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub(crate) enum Refusal { $($(#[$doc])+ $name,)+ }
+        pub(crate) enum Refusal { $($(#[doc = $doc])+ $name,)+ }
 
         impl Refusal {
             /// All of them.
@@ -37,6 +43,10 @@ macro_rules! refusals {
 
             /// The value of the `reason` label and of `reason=` in `Proxy-WebSocket-Status`.
             pub(crate) const fn reason(self) -> &'static str { match self { $(Self::$name => $reason),+ } }
+
+            /// When it is given, for the documentation.
+            #[cfg(test)]
+            const fn when(self) -> &'static str { match self { $(Self::$name => concat!($($doc),+)),+ } }
 
             /// What the client and the log read. ASCII, and nothing of the inside.
             pub(crate) const fn text(self) -> &'static str { match self { $(Self::$name => $text),+ } }
@@ -161,6 +171,19 @@ refusals! {
     /// The backend ended the TLS session with an alert: it wants another certificate of ours, for one.
     BackendAlert: 45, BAD_GATEWAY, "tls_alert_received", "backend-tls-alert",
         "the backend refused the TLS session";
+    /// The end of a request's body can be told in two ways, or has a coding that would have to be passed on
+    /// (RFC 9112 section 6).
+    Framing: 46, BAD_REQUEST, "http_request_error", "framing",
+        "the length of the request's body is not told as RFC 9112 section 6 wants it";
+    /// An extended CONNECT that asks for another protocol than WebSocket (RFC 8441 section 4).
+    Protocol: 47, NOT_IMPLEMENTED, "http_request_error", "protocol",
+        "this server knows no other protocol for CONNECT than websocket";
+    /// The route has as many connections as its `limits.connections` allows.
+    RouteFull: 48, SERVICE_UNAVAILABLE, "connection_limit_reached", "route-full",
+        "this service has no room for another connection";
+    /// The connection of a proxy that `proxy_protocol.from` names does not begin with a PROXY header.
+    ProxyHeader: 49, BAD_REQUEST, "http_request_error", "proxy-header",
+        "the connection does not begin with a PROXY header";
 }
 
 /// How a handshake ended, for the counters.
@@ -174,13 +197,15 @@ pub(super) enum Outcome {
     ClientGone,
     /// The TLS handshake failed: nothing to answer in.
     TlsFailed,
+    /// A plain HTTP request has been answered by the backend.
+    Forwarded,
     /// We said no.
     Refused(Refusal),
 }
 
 impl Outcome {
     /// Those that are no refusals.
-    const OTHERS: [Self; 4] = [Self::Upgraded, Self::BackendAnswer, Self::ClientGone, Self::TlsFailed];
+    const OTHERS: [Self; 5] = [Self::Upgraded, Self::BackendAnswer, Self::ClientGone, Self::TlsFailed, Self::Forwarded];
 
     /// The place in the shared counters, below [`RESULTS`].
     pub(super) const fn index(self) -> usize {
@@ -189,6 +214,7 @@ impl Outcome {
             Self::BackendAnswer => 1,
             Self::ClientGone => 2,
             Self::TlsFailed => 3,
+            Self::Forwarded => 4,
             Self::Refused(refusal) => refusal.index(),
         }
     }
@@ -200,6 +226,7 @@ impl Outcome {
             Self::BackendAnswer => ("refused", "backend-answer"),
             Self::ClientGone => ("failed", "client-gone"),
             Self::TlsFailed => ("failed", "tls"),
+            Self::Forwarded => ("forwarded", "none"),
             Self::Refused(refusal) if refusal.status().is_server_error() => ("failed", refusal.reason()),
             Self::Refused(refusal) => ("refused", refusal.reason()),
         }
@@ -246,24 +273,39 @@ pub(super) fn rejected_status(reason: &'static str, id: ConnId) -> HeaderValue {
 
 impl Refusal {
     /// The answer to the client.
-    pub(super) fn answer(self, id: ConnId) -> Response<Bytes> {
-        let body = Bytes::from(format!("{}\n", self.text()));
+    pub(super) fn answer(self, id: ConnId, pages: &Pages) -> Response<Bytes> {
+        let (content_type, body) = match pages.find(self) {
+            Some(page) => (page.content_type.clone(), page.body.clone()),
+            None => {
+                let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+                (plain, Bytes::from(format!("{}\n", self.text())))
+            }
+        };
         let mut response = Response::new(body);
         *response.status_mut() = self.status();
         let length = HeaderValue::from(response.body().len());
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CONTENT_TYPE, content_type);
         headers.insert(CONTENT_LENGTH, length);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let details = quoted(self.text());
         headers.insert(PROXY_STATUS, value(&format!("sluice; error={}; details={details}", self.error())));
         headers.insert(PROXY_WEBSOCKET_STATUS, rejected_status(self.reason(), id));
-        self.hints(headers);
+        self.hints(headers, id);
         response
     }
 
-    /// What the status asks for beside itself (RFC 9110 §15.5.6, §15.5.22; RFC 6455 §4.4).
-    fn hints(self, headers: &mut HeaderMap) {
+    /// Seconds after which it is worth to try again, if that is known (RFC 9110 §10.2.3): when we are full, since
+    /// connections end all the time. Consecutive connections get different numbers, so that a herd comes back spread.
+    fn retry_after(self, id: ConnId) -> Option<u64> {
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1 + id.0 % RETRY_SPREAD)
+    }
+
+    /// What the status asks for beside itself (RFC 9110 §15.5.6, §15.5.22, §15.6.4; RFC 6455 §4.4).
+    fn hints(self, headers: &mut HeaderMap, id: ConnId) {
+        if let Some(seconds) = self.retry_after(id) {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         if self.status() == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET"));
@@ -276,8 +318,8 @@ impl Refusal {
     }
 
     /// The same answer as bytes, for clients whose request the HTTP library could not read.
-    pub(super) fn answer_bytes(self, id: ConnId) -> Vec<u8> {
-        let response = self.answer(id);
+    pub(super) fn answer_bytes(self, id: ConnId, pages: &Pages) -> Vec<u8> {
+        let response = self.answer(id, pages);
         let mut out = Vec::with_capacity(512);
         let reason = response.status().canonical_reason().unwrap_or("Error");
         out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", response.status().as_str()).as_bytes());

@@ -4,7 +4,6 @@ use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,15 +14,18 @@ use http_body_util::Empty;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::refusal::Refusal;
 use super::stream::Stream;
 use super::tls::{self, Arming, Connector};
-use crate::config::Limits;
+use super::unix;
+use crate::config::{Address, Limits};
 
-type Connection = http1::Connection<TokioIo<Stream>, Empty<Bytes>>;
+/// A connection that hyper speaks on, as long as somebody polls it.
+pub(super) type Connection<B> = http1::Connection<TokioIo<Stream>, B>;
 
 /// What a backend says to a handshake.
 pub(super) enum Answer {
@@ -77,24 +79,47 @@ fn causes<'a>(first: Option<&'a (dyn Error + 'static)>) -> impl Iterator<Item = 
     std::iter::successors(first, |error| (*error).source())
 }
 
-/// Connects to one server, with TLS if there is a connector. Each of the two may take as long as `patience`.
-///
-/// # Errors
-/// It cannot be reached, or no TLS session comes of it: nothing has been asked of it then.
-pub(super) async fn dial(
-    server: SocketAddr,
-    tls: Option<&Connector>,
-    arming: &Arming,
-    patience: Duration,
-) -> Result<Stream, Failure> {
-    let connected = timeout(patience, TcpStream::connect(server)).await.map_err(|_| Refusal::BackendTimeout)?;
-    let connected = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-    let stream = connected.map_err(|error| Failure::new(unreached(&error), error))?;
-    let Some(connector) = tls else { return Ok(Stream::Plain(stream)) };
-    let secured = timeout(patience, tls::connect(stream, connector, server.ip(), arming)).await;
-    let late = |_| Failure::new(Refusal::BackendTimeout, "its TLS handshake");
-    // Closed or reset before the end of the handshake, it has failed as well.
-    secured.map_err(late)?.map_err(|error| Failure::new(tls::failure(&error).unwrap_or(Refusal::BackendTls), error))
+/// How the servers of a backend are connected to.
+pub(super) struct Dialling<'a> {
+    /// What is sent before anything else: a PROXY header, or nothing.
+    pub(super) hello: &'a [u8],
+    /// With it, TLS is spoken.
+    pub(super) tls: Option<&'a Connector>,
+    pub(super) arming: &'a Arming,
+    /// How long the connect may take, and then the TLS handshake.
+    pub(super) patience: Duration,
+}
+
+impl Dialling<'_> {
+    /// Connects to one server.
+    ///
+    /// # Errors
+    /// It cannot be reached, or no TLS session comes of it: nothing has been asked of it then.
+    pub(super) async fn dial(&self, server: &Address) -> Result<Stream, Failure> {
+        let connect = async {
+            let mut stream = match server {
+                Address::Inet(address) => {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    stream
+                }
+                Address::Unix(path) => unix::connect(path).await?,
+            };
+            // It fits the buffer of a socket that nothing has been written to.
+            stream.write_all(self.hello).await?;
+            Ok(stream)
+        };
+        let connected = timeout(self.patience, connect).await.map_err(|_| Refusal::BackendTimeout)?;
+        let stream = connected.map_err(|error| Failure::new(unreached(&error), error))?;
+        let ip = server.inet().map(|address| address.ip());
+        let Some(connector) = self.tls else {
+            return Ok(if ip.is_some() { Stream::Plain(stream) } else { Stream::Unix(stream) });
+        };
+        let secured = timeout(self.patience, tls::connect(stream, connector, ip, self.arming)).await;
+        let late = |_| Failure::new(Refusal::BackendTimeout, "its TLS handshake");
+        // Closed or reset before the end of the handshake, it has failed as well.
+        secured.map_err(late)?.map_err(|error| Failure::new(tls::failure(&error).unwrap_or(Refusal::BackendTls), error))
+    }
 }
 
 fn unreached(error: &io::Error) -> Refusal {
@@ -122,14 +147,27 @@ pub(super) async fn ask(
     timeout_at(deadline, exchange(stream, request, limits)).await.map_err(|_| Refusal::ResponseTimeout)?
 }
 
-async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Failure> {
-    let (mut sender, mut connection) = http1::Builder::new()
+/// Begins to speak HTTP/1.1 on a connection.
+///
+/// # Errors
+/// hyper's own; none is known.
+pub(super) async fn begin<B>(stream: Stream, limits: &Limits) -> Result<(http1::SendRequest<B>, Connection<B>), Failure>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    http1::Builder::new()
         .max_headers(limits.header_count)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(broken)?;
+        .map_err(broken)
+}
+
+async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Failure> {
+    let (mut sender, mut connection) = begin(stream, limits).await?;
     let response = {
         let mut answer = pin!(sender.send_request(request));
         let mut closed = false;
@@ -150,14 +188,15 @@ async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limit
     Ok(Answer::Other(response.map(|body| Bounded { body, connection: Some(Box::new(connection)), left, cut: Cut::No })))
 }
 
-async fn switched(response: Response<Incoming>, mut connection: Connection) -> Result<Switched, Failure> {
+async fn switched(response: Response<Incoming>, mut connection: Connection<Empty<Bytes>>) -> Result<Switched, Failure> {
     // Ends as soon as hyper has seen the 101: the head is read, and nothing is left to write.
     poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(broken)?;
     let parts = connection.into_parts();
     Ok(Switched { head: response.into_parts().0, io: parts.io.into_inner(), read_ahead: parts.read_buf })
 }
 
-fn broken(error: hyper::Error) -> Failure {
+/// What it means that a backend's connection failed with this error.
+pub(super) fn broken(error: hyper::Error) -> Failure {
     // When the connection broke before the request was written, the error says so and the cause is behind it.
     let causes = || causes(Some(&error));
     let is = |kind: fn(&hyper::Error) -> bool| causes().filter_map(|cause| cause.downcast_ref()).any(kind);
@@ -181,7 +220,7 @@ fn broken(error: hyper::Error) -> Failure {
 pub(super) struct Bounded {
     body: Incoming,
     /// Until it has ended.
-    connection: Option<Box<Connection>>,
+    connection: Option<Box<Connection<Empty<Bytes>>>>,
     left: usize,
     cut: Cut,
 }

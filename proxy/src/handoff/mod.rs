@@ -4,17 +4,20 @@
 //! (SCM_RIGHTS). The keeper trusts nothing in what the gate sends: indices are checked, texts are bounded, and a
 //! message that cannot be understood closes its descriptors.
 
-use std::net::SocketAddr;
-
 use proxy_common::layout::PairCounters;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::ktls::{Ability, Leg, Why};
+use files::FileRole;
 
 pub mod close;
+pub mod files;
+mod peer;
 pub mod stats;
 pub mod wire;
+
+pub use peer::{Peer, canonical};
 
 /// The most that one message holds, in bytes: below the default limit of 212,992 on a Unix socket's buffer, with
 /// room for what either side sent behind its handshake, twice.
@@ -70,6 +73,10 @@ pub enum WhyNot {
     KtlsSuite,
     /// The kernel refused this pair's sockets.
     InsertFailed,
+    /// The client speaks HTTP/2: its connection is not this pair's alone.
+    Http2,
+    /// One side is a Unix socket, where the kernel has neither the relay nor TLS.
+    UnixSocket,
 }
 
 impl WhyNot {
@@ -85,6 +92,8 @@ impl WhyNot {
             Self::NoKtls => "no-ktls",
             Self::KtlsSuite => "ktls-suite",
             Self::InsertFailed => "insert-failed",
+            Self::Http2 => "http2",
+            Self::UnixSocket => "unix-socket",
         }
     }
 }
@@ -181,8 +190,8 @@ impl std::fmt::Display for ConnId {
 pub struct Facts {
     /// Its name.
     pub id: ConnId,
-    /// The client's address.
-    pub client: SocketAddr,
+    /// The client.
+    pub client: Peer,
     /// Which listener took it.
     pub listener: u16,
     /// Which route admitted it.
@@ -214,32 +223,33 @@ pub struct NewPair {
 pub enum ToGate {
     /// The first message. One descriptor: the shared [`stats`].
     Hello(Box<Hello>),
-    /// A listening socket: one descriptor. With TLS two more: the certificate's and the key's PEM files, open for
-    /// reading.
+    /// A listening socket: one descriptor.
     Listener {
         /// Its index in the configuration.
         index: u16,
-        /// Whether the two PEM files are there.
-        tls: bool,
     },
-    /// The PEM files of a backend that speaks TLS, open for reading: with `ca`, that of the certificates that are
-    /// trusted; with `certificate`, those of a certificate and of its key.
-    BackendTls {
-        /// The backend's index in the configuration.
-        index: u16,
-        /// Whether there is a file of trusted certificates.
-        ca: bool,
-        /// Whether there are the files of a certificate and its key.
-        certificate: bool,
+    /// Files that the configuration names: a sealed memfd for each, in this order. They are used with the next
+    /// [`ToGate::Start`] or [`ToGate::Reload`].
+    Files {
+        /// What they are for. At most [`wire::MAX_FDS`].
+        roles: Vec<FileRole>,
     },
     /// The admin listening socket: one descriptor.
     Admin,
     /// Everything has been sent: begin.
     Start,
+    /// The files that have been sent since the last such message, together all that there are, take the place of the
+    /// others, if all of them are good.
+    Reload {
+        /// Comes back with the answer.
+        reload: u64,
+    },
     /// This many pairs of the keeper have ended since the last such message.
     Closed {
         /// How many.
         count: u32,
+        /// How many of each route that has a limit on them: the route's index and the number.
+        by_route: Vec<(u16, u32)>,
     },
     /// The answer to [`ToKeeper::Snapshot`]. One descriptor: a memfd with a postcard-encoded [`Snapshot`].
     Snapshot {
@@ -263,6 +273,20 @@ pub struct Hello {
     pub capacity: u32,
     /// How many it holds now, from earlier gates.
     pub live: u32,
+    /// How many of each route that has a limit on them: the route's index and the number.
+    pub live_by_route: Vec<(u16, u32)>,
+    /// Made at random when the keeper started: every gate of its makes and believes the same cookies.
+    pub secret: CookieKey,
+}
+
+/// What cookies are signed with. It shows itself to no log.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CookieKey(pub [u8; 32]);
+
+impl std::fmt::Debug for CookieKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CookieKey")
+    }
 }
 
 /// From the gate to the keeper.
@@ -291,6 +315,13 @@ pub enum ToKeeper {
         /// Why it ended.
         reason: EndReason,
     },
+    /// The answer to [`ToGate::Reload`].
+    Reloaded {
+        /// The number from the request.
+        reload: u64,
+        /// Whether the files are in use now. If not, the others still are.
+        ok: bool,
+    },
     /// Send a [`ToGate::Snapshot`].
     Snapshot {
         /// Comes back with the answer.
@@ -313,6 +344,8 @@ pub struct Snapshot {
     pub flips: u64,
     /// Gates started, the first included.
     pub gate_starts: u64,
+    /// Times that changed files were to be taken into use: with success, and without.
+    pub reloads: [u64; 2],
     /// CLOCK_MONOTONIC_COARSE when this was made, in nanoseconds.
     pub now_ns: u64,
 }

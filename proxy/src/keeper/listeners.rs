@@ -1,112 +1,190 @@
-//! The listening sockets and certificate files, which outlive every gate.
+//! The listening sockets, which outlive every gate.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::fs::Mode;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{BackendTls, Config};
+use crate::config::{Address, Config, Listener, SocketMode};
 
-/// The queue of connections that the gate has not accepted yet; the kernel cuts it to net.core.somaxconn (4096).
-const BACKLOG: i32 = 4096;
-
-/// One listener: its socket, and with TLS its certificate and key.
-pub(super) struct Listener {
-    pub(super) socket: TcpListener,
-    pub(super) pem: Option<[File; 2]>,
-}
-
-/// The files of a backend that speaks TLS.
-pub(super) struct BackendPem {
-    /// The backend's index in the configuration.
-    pub(super) index: u16,
-    /// The certificates that are trusted, if they are not the system's.
-    pub(super) ca: Option<File>,
-    /// A certificate and its key.
-    pub(super) identity: Option<[File; 2]>,
+/// A bound socket.
+pub(super) struct Bound {
+    pub(super) socket: OwnedFd,
+    /// Where it is, with the port that it has got.
+    pub(super) address: Address,
+    /// Removed with this.
+    _file: Option<SocketFile>,
 }
 
 /// All of them.
 pub(super) struct Listeners {
     /// In the configuration's order.
-    pub(super) clients: Vec<Listener>,
-    pub(super) backends: Vec<BackendPem>,
-    pub(super) admin: Option<TcpListener>,
+    pub(super) clients: Vec<Bound>,
+    pub(super) admin: Option<OwnedFd>,
 }
 
 impl Listeners {
-    /// Binds every address and opens every file.
+    /// Binds every address.
     ///
     /// # Errors
-    /// An address cannot be bound, or a file not be opened; the message says which.
+    /// One cannot be bound; the message says which.
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
-        let clients = config
-            .listeners
-            .iter()
-            .map(|listener| {
-                let pem = listener.tls.as_ref().map(|tls| open_identity(&tls.certificate, &tls.key)).transpose()?;
-                Ok(Listener { socket: bind(listener.bind)?, pem })
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let secured = (0..).zip(&config.backends).filter_map(|(index, backend)| Some((index, backend.tls.as_ref()?)));
-        let backends = secured.map(|(index, tls)| BackendPem::open(index, tls)).collect::<anyhow::Result<Vec<_>>>()?;
-        let admin = config.admin.as_ref().map(|admin| bind(admin.listen)).transpose()?;
-        Ok(Self { clients, backends, admin })
-    }
-
-    /// Every gate reads the files from their beginning, all through the same descriptors.
-    pub(super) fn rewind(&mut self) -> std::io::Result<()> {
-        let clients = self.clients.iter_mut().filter_map(|listener| listener.pem.as_mut()).flatten();
-        let backends =
-            self.backends.iter_mut().flat_map(|pem| pem.ca.iter_mut().chain(pem.identity.iter_mut().flatten()));
-        for file in clients.chain(backends) {
-            file.seek(SeekFrom::Start(0))?;
-        }
-        Ok(())
+        let clients = config.listeners.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
+        let admin = config.admin.as_ref().map(|admin| bind(&Listener::at(admin.listen.into()))).transpose()?;
+        Ok(Self { clients, admin: admin.map(|bound| bound.socket) })
     }
 }
 
-impl BackendPem {
-    fn open(index: u16, tls: &BackendTls) -> anyhow::Result<Self> {
-        let ca = tls.ca.as_deref().map(open).transpose()?;
-        let identity = tls.certificate.as_deref().zip(tls.key.as_deref());
-        let identity = identity.map(|(certificate, key)| open_identity(certificate, key)).transpose()?;
-        Ok(Self { index, ca, identity })
-    }
-
-    /// In the order of their message.
-    pub(super) fn files(&self) -> impl Iterator<Item = &File> {
-        self.ca.iter().chain(self.identity.iter().flatten())
-    }
-}
-
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let attempt = || -> std::io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        // Else a restart fails while connections of the last run are in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
+fn bind(listener: &Listener) -> anyhow::Result<Bound> {
+    let bound = match &listener.bind {
+        Address::Inet(address) => bind_inet(*address, listener),
+        Address::Unix(path) => bind_unix(path, listener),
     };
-    attempt().with_context(|| match attempt_hint(address) {
-        Some(hint) => format!("cannot listen on {address}; {hint}"),
-        None => format!("cannot listen on {address}"),
+    bound.with_context(|| match attempt_hint(listener) {
+        Some(hint) => format!("cannot listen on {}; {hint}", listener.bind),
+        None => format!("cannot listen on {}", listener.bind),
     })
 }
 
-fn attempt_hint(address: SocketAddr) -> Option<&'static str> {
-    let privileged = address.port() != 0 && address.port() < 1024 && !rustix::process::geteuid().is_root();
+fn bind_inet(address: SocketAddr, listener: &Listener) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // Else a restart fails while connections of the last run are in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(listener.reuse_port)?;
+    if address.is_ipv6() {
+        // Set either way: the system's default (net.ipv6.bindv6only) is not the same everywhere.
+        socket.set_only_v6(listener.ipv6_only)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog(listener))?;
+    let listening = TcpListener::from(socket);
+    Ok(Bound { address: Address::Inet(listening.local_addr()?), socket: listening.into(), _file: None })
+}
+
+fn bind_unix(path: &Path, listener: &Listener) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let SocketMode(mode) = listener.mode;
+    // The file gets the socket's own permissions less the umask (`unix_bind_bsd` of the kernel): nobody can connect before
+    // the permissions are right.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
+    let address = SockAddr::unix(path)?;
+    if let Err(error) = socket.bind(&address) {
+        if error.kind() != io::ErrorKind::AddrInUse || !remove_stale(path)? {
+            return Err(error);
+        }
+        socket.bind(&address)?;
+    }
+    let file = SocketFile::of(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    socket.listen(backlog(listener))?;
+    Ok(Bound { address: listener.bind.clone(), socket: socket.into(), _file: Some(file) })
+}
+
+fn backlog(listener: &Listener) -> i32 {
+    i32::try_from(listener.backlog).unwrap_or(i32::MAX)
+}
+
+/// Removes the socket file of a program that is gone: nobody accepts on it. Returns whether it has.
+fn remove_stale(path: &Path) -> io::Result<bool> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Ok(false);
+    }
+    // Not one that waits: a live program whose backlog is full would hold the start up.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let asked = probe.connect(&SockAddr::unix(path)?);
+    let refused = asked.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if refused {
+        std::fs::remove_file(path)?;
+    }
+    Ok(refused)
+}
+
+/// The file of a Unix socket of ours.
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    known: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), known: Self::look(path)? })
+    }
+
+    fn look(path: &Path) -> io::Result<(u64, u64)> {
+        let seen = std::fs::symlink_metadata(path)?;
+        Ok((seen.dev(), seen.ino()))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another program may have put its own in the same place.
+        let ours = Self::look(&self.path).is_ok_and(|now| now == self.known);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(file = %self.path.display(), %error, "cannot remove the file of a socket");
+        }
+    }
+}
+
+fn attempt_hint(listener: &Listener) -> Option<&'static str> {
+    let port = listener.bind.inet()?.port();
+    let privileged = port != 0 && port < 1024 && !rustix::process::geteuid().is_root();
     privileged.then_some("ports below 1024 need root or CAP_NET_BIND_SERVICE")
 }
 
-fn open_identity(certificate: &Path, key: &Path) -> anyhow::Result<[File; 2]> {
-    Ok([open(certificate)?, open(key)?])
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
 
-fn open(path: &Path) -> anyhow::Result<File> {
-    File::open(path).with_context(|| format!("cannot open {}", path.display()))
+    fn at(bind: &str) -> Listener {
+        Listener::at(bind.parse().unwrap())
+    }
+
+    #[test]
+    fn a_socket_file_comes_and_goes_and_a_stale_one_is_no_obstacle() {
+        let folder = std::env::temp_dir().join(format!("sluice-unit-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("a.sock");
+        let listener = Listener { mode: SocketMode(0o604), ..at(&format!("unix:{}", path.display())) };
+
+        let stale = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        stale.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        drop(stale);
+        let bound = bind(&listener).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o604);
+        let error = bind(&listener).err().unwrap();
+        assert!(format!("{error:#}").contains("in use"), "{error:#}");
+        drop(bound);
+        assert!(!path.exists());
+
+        std::fs::write(&path, "not a socket").unwrap();
+        let error = bind(&listener).err().unwrap();
+        assert!(format!("{error:#}").contains("in use"), "{error:#}");
+        assert!(path.exists());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn an_address_can_be_shared_and_an_ipv6_address_be_for_ipv6_alone() {
+        let first = bind(&Listener { reuse_port: true, ..at("127.0.0.1:0") }).unwrap();
+        let again = Listener::at(first.address.clone());
+        assert!(bind(&again).is_err());
+        assert!(bind(&Listener { reuse_port: true, ..again }).is_ok());
+
+        // Machines without IPv6 refuse the first of these, which says nothing of the setting.
+        if let Ok(six) = bind(&Listener { ipv6_only: true, ..at("[::]:0") }) {
+            let port = six.address.inet().unwrap().port();
+            assert!(bind(&at(&format!("0.0.0.0:{port}"))).is_ok());
+            let both = bind(&at("[::]:0")).unwrap();
+            let port = both.address.inet().unwrap().port();
+            assert!(bind(&at(&format!("0.0.0.0:{port}"))).is_err());
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! are watched for their end only, so its messages wake nobody.
 
 mod carried;
+mod files;
 mod gate_process;
 mod listeners;
 mod pair;
@@ -14,6 +15,7 @@ mod snapshot;
 mod table;
 mod timers;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -25,12 +27,13 @@ use rustix::event::epoll::EventFlags;
 use crate::config::{Config, EngineChoice, TlsEngineChoice};
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Packet, Received};
-use crate::handoff::{Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{self, CookieKey, Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, ToGate, ToKeeper, WhyNot};
 use crate::kernel::{Kernel, probe};
 use crate::ktls::Ability;
-use crate::sys::privileges;
-use crate::sys::signals::Termination;
+use crate::sys::signals::{Asked, Signals};
+use crate::sys::{privileges, socket};
 use carried::Carried;
+use files::Files;
 use gate_process::GateProcess;
 use listeners::Listeners;
 use reactor::{Reactor, Source};
@@ -45,7 +48,7 @@ const GATE_TURN: usize = 64;
 /// When to try again to tell the gate what it had no room for.
 const GATE_RETRY: Duration = Duration::from_millis(50);
 
-/// Descriptors that are not pairs': maps, the program, listeners, control sockets, logs, and some to spare.
+/// Descriptors that are not pairs', files' or listeners': maps, the program, control sockets, logs, and some to spare.
 const RESERVED_FILES: u64 = 96;
 
 /// How many pairs a process with this limit on open files can hold.
@@ -57,12 +60,14 @@ pub fn pairs_for(files: u64) -> u32 {
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// A listener cannot be bound, a certificate not be opened, the engine that the configuration demands not be had, or
+/// A listener cannot be bound, a file not be read, the engine that the configuration demands not be had, or
 /// a system call fails that must not.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    let termination = Termination::block().context("cannot take over SIGTERM and SIGINT")?;
-    let files = privileges::raise_open_files().context("cannot raise the limit on open files")?;
-    let mut capacity = pairs_for(files);
+    let signals = Signals::block().context("cannot take over SIGTERM, SIGINT and SIGHUP")?;
+    let open_files = privileges::raise_open_files().context("cannot raise the limit on open files")?;
+    // Those in use and those on trial.
+    let named = 2 * handoff::files::named(&config).len() + config.listeners.len();
+    let mut capacity = pairs_for(open_files.saturating_sub(named as u64));
     if config.limits.connections > 0 {
         capacity = capacity.min(config.limits.connections);
     }
@@ -70,9 +75,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let (kernel, why_not) = choose_engine(&config, capacity)?;
     let ktls = choose_tls_engine(&config)?;
     privileges::keep_for_keeper().context("cannot give up capabilities")?;
+    // Not before: what could be read only with more rights could not be read again when it has changed.
+    let files = Files::open(&config)?;
     let (stats_file, stats) = Stats::create().context("cannot make the shared counters")?;
     let reactor = Reactor::new().context("cannot make an epoll instance")?;
-    reactor.add(&termination, Source::Signal, EventFlags::IN)?;
+    reactor.add(&signals, Source::Signal, EventFlags::IN)?;
     if let Some(kernel) = &kernel {
         reactor.add(kernel.events_fd(), Source::Events, EventFlags::IN)?;
         if let Some(log) = kernel.log_fd() {
@@ -86,12 +93,14 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         config,
         capacity,
         ktls,
+        secret: CookieKey(rand::random()),
+        files,
         listeners,
         stats_file,
         relay,
         buffer: vec![0; MAX_MESSAGE + 1],
     };
-    keeper.serve(&termination)
+    keeper.serve(&signals)
 }
 
 /// The kernel relay, if it can be had and is wanted; else why not.
@@ -138,6 +147,8 @@ struct Keeper {
     config: Config,
     capacity: u32,
     ktls: Ability,
+    secret: CookieKey,
+    files: Files,
     listeners: Listeners,
     stats_file: OwnedFd,
     carried: Carried,
@@ -147,7 +158,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn serve(mut self, termination: &Termination) -> anyhow::Result<()> {
+    fn serve(mut self, signals: &Signals) -> anyhow::Result<()> {
         let mut until = None;
         loop {
             let now = Instant::now();
@@ -161,27 +172,37 @@ impl Keeper {
             if self.gate.next_start(now) == Some(Duration::ZERO) {
                 self.start_gate()?;
             }
-            let retry = (self.relay.ended.unreported > 0 && self.gate.control().is_some()).then_some(GATE_RETRY);
-            let sleep = [self.relay.sleep(now), self.gate.next_start(now), until.map(|until| until - now), retry];
+            let retry =
+                (!self.relay.ended.unreported.is_empty() && self.gate.control().is_some()).then_some(GATE_RETRY);
+            let look = self.files.next(now).filter(|_| self.gate.control().is_some());
+            let sleep = [self.relay.sleep(now), self.gate.next_start(now), until.map(|until| until - now), retry, look];
             let ready = self.relay.reactor.wait(sleep.into_iter().flatten().min()).context("epoll failed")?;
             for (source, flags) in ready {
                 match source {
                     Source::Gate => self.read_gate(),
                     Source::Events => self.read_events(),
                     Source::Log => self.flush_log(),
-                    Source::Signal if termination.arrived() && until.is_none() => {
-                        tracing::info!(pairs = self.relay.table.live(), "told to stop");
-                        self.gate.stop();
-                        self.relay.farewell_all(Instant::now());
-                        until = Some(Instant::now() + FAREWELL);
-                    }
-                    Source::Signal => {}
+                    Source::Signal => match signals.next() {
+                        Some(Asked::Stop) if until.is_none() => {
+                            self.stop();
+                            until = Some(Instant::now() + FAREWELL);
+                        }
+                        Some(Asked::Reload) => self.files.at_once(),
+                        Some(Asked::Stop) | None => {}
+                    },
                     Source::Socket { index, generation } => self.relay.on_socket(index, generation, flags),
                 }
             }
             self.relay.turn(Instant::now());
+            self.files.look(Instant::now(), self.gate.control());
             self.report_ended();
         }
+    }
+
+    fn stop(&mut self) {
+        tracing::info!(pairs = self.relay.table.live(), "told to stop");
+        self.gate.stop();
+        self.relay.farewell_all(Instant::now());
     }
 
     fn read_events(&mut self) {
@@ -212,10 +233,9 @@ impl Keeper {
     }
 
     fn brief(&mut self) -> anyhow::Result<()> {
-        self.listeners.rewind().context("cannot read the certificate files again")?;
         let control = self.gate.control().context("there is no gate")?;
         self.relay.reactor.add(control, Source::Gate, EventFlags::IN | EventFlags::RDHUP)?;
-        self.relay.ended.unreported = 0;
+        self.relay.ended.unreported.clear();
         let hello = Hello {
             config: self.config.clone(),
             engine: self.relay.engine(),
@@ -223,18 +243,14 @@ impl Keeper {
             ktls: self.ktls.clone(),
             capacity: self.capacity,
             live: self.relay.table.live(),
+            secret: self.secret.clone(),
+            live_by_route: self.live_by_route(),
         };
         wire::send(control, &ToGate::Hello(Box::new(hello)), &[self.stats_file.as_fd()])?;
         for (index, listener) in (0..).zip(&self.listeners.clients) {
-            let mut fds = vec![listener.socket.as_fd()];
-            fds.extend(listener.pem.iter().flatten().map(std::os::fd::AsFd::as_fd));
-            wire::send(control, &ToGate::Listener { index, tls: listener.pem.is_some() }, &fds)?;
+            wire::send(control, &ToGate::Listener { index }, &[listener.socket.as_fd()])?;
         }
-        for pem in &self.listeners.backends {
-            let message =
-                ToGate::BackendTls { index: pem.index, ca: pem.ca.is_some(), certificate: pem.identity.is_some() };
-            wire::send(control, &message, &pem.files().map(std::os::fd::AsFd::as_fd).collect::<Vec<_>>())?;
-        }
+        self.files.send(control)?;
         if let Some(admin) = &self.listeners.admin {
             wire::send(control, &ToGate::Admin, &[admin.as_fd()])?;
         }
@@ -263,6 +279,7 @@ impl Keeper {
             self.relay.reactor.remove(control);
         }
         self.carried.close_all(&mut self.relay.ended);
+        self.files.gate_lost();
         self.gate.reap();
     }
 
@@ -271,8 +288,8 @@ impl Keeper {
         match message {
             ToKeeper::Ready => {
                 self.gate.ever_ready = true;
-                let addresses = self.listeners.clients.iter().filter_map(|listener| listener.socket.local_addr().ok());
-                let addresses = addresses.map(|address| address.to_string()).collect::<Vec<_>>().join(" ");
+                let addresses = self.listeners.clients.iter().map(|listener| listener.address.to_string());
+                let addresses = addresses.collect::<Vec<_>>().join(" ");
                 tracing::info!(listening = addresses, starts = self.gate.starts, "ready");
             }
             ToKeeper::Pair(pair) => self.on_pair(*pair, fds),
@@ -283,6 +300,7 @@ impl Keeper {
             ToKeeper::CarriedClosed { slot, counters, reason } => {
                 self.carried.close(slot, &counters, reason, &mut self.relay.ended);
             }
+            ToKeeper::Reloaded { reload, ok } => self.files.answered(reload, ok),
             ToKeeper::Snapshot { request } => self.answer_snapshot(request),
         }
     }
@@ -291,11 +309,11 @@ impl Keeper {
         let sane = self.known(&pair.facts)
             && pair.to_backend.len() <= MAX_LEFTOVER
             && pair.to_client.len() <= MAX_LEFTOVER
-            && fds.iter().all(|fd| is_tcp(fd.as_fd()));
+            && fds.iter().all(|fd| is_stream(fd.as_fd()));
         match <[OwnedFd; 2]>::try_from(fds) {
             Ok(sockets) if sane => self.relay.open(pair, sockets, Instant::now()),
             _ => {
-                self.relay.ended.unreported += 1;
+                self.relay.ended.left(pair.facts.route);
                 tracing::error!(conn = %pair.facts.id, "the gate handed over a pair that makes no sense");
             }
         }
@@ -311,7 +329,7 @@ impl Keeper {
 
     fn answer_snapshot(&mut self, request: u64) {
         let Some(control) = self.gate.control() else { return };
-        let snapshot = snapshot::take(&self.relay, &self.carried, self.gate.starts);
+        let snapshot = snapshot::take(&self.relay, &self.carried, self.gate.starts, self.files.reloads);
         let sent = snapshot::into_memfd(&snapshot)
             .and_then(|file| wire::send(control, &ToGate::Snapshot { request }, &[file.as_fd()]));
         if let Err(error) = sent {
@@ -319,23 +337,42 @@ impl Keeper {
         }
     }
 
+    /// How many pairs there are of each route with a limit on them.
+    fn live_by_route(&self) -> Vec<(u16, u32)> {
+        let mut live: BTreeMap<u16, u32> = BTreeMap::new();
+        for (_, pair) in self.relay.table.iter() {
+            *live.entry(pair.facts.route).or_default() += 1;
+        }
+        self.limited(live.into_iter())
+    }
+
+    /// Those counts that the gate keeps: of the routes with a limit.
+    fn limited(&self, counts: impl Iterator<Item = (u16, u32)>) -> Vec<(u16, u32)> {
+        let limit = |route: u16| self.config.routes.get(usize::from(route)).map_or(0, |route| route.limits.connections);
+        counts.filter(|(route, _)| limit(*route) > 0).collect()
+    }
+
     /// Tells the gate how many of the keeper's pairs have ended, as soon as it listens.
     fn report_ended(&mut self) {
-        let count = self.relay.ended.unreported;
-        if count == 0 {
+        let ended = &self.relay.ended.unreported;
+        if ended.is_empty() {
             return;
         }
+        let count = ended.values().sum();
+        let by_route = self.limited(ended.iter().map(|(route, count)| (*route, *count)));
         if let Some(control) = self.gate.control()
-            && wire::send(control, &ToGate::Closed { count }, &[]).is_ok()
+            && wire::send(control, &ToGate::Closed { count, by_route }, &[]).is_ok()
         {
-            self.relay.ended.unreported = 0;
+            self.relay.ended.unreported.clear();
         }
     }
 }
 
-/// Whether a descriptor that the gate sent is a connected TCP socket: anything else could block the keeper.
-fn is_tcp(fd: BorrowedFd<'_>) -> bool {
+/// Whether a descriptor that the gate sent is a stream socket of a kind that pairs have: anything else could block the
+/// keeper.
+fn is_stream(fd: BorrowedFd<'_>) -> bool {
     use rustix::net::{SocketType, ipproto, sockopt};
-    sockopt::socket_protocol(fd).is_ok_and(|protocol| protocol == Some(ipproto::TCP))
-        && sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM)
+    let kind = sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM);
+    let tcp = || sockopt::socket_protocol(fd).is_ok_and(|protocol| protocol == Some(ipproto::TCP));
+    kind && (tcp() || socket::is_unix(fd))
 }

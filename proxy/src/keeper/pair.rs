@@ -10,6 +10,7 @@ use rustix::event::epoll::EventFlags;
 use super::pump::{End, Spill};
 use crate::handoff::{EndReason, Engine, Facts, WhyNot};
 use crate::ktls::Leg;
+use crate::sys::patience::Patience;
 
 /// One direction of a pair. Its source is the socket with the same index, its target the other.
 #[derive(Debug, Default)]
@@ -35,8 +36,8 @@ pub(super) struct Flow {
     pub(super) idle: bool,
     /// Userspace waits for bytes of the source.
     pub(super) want_read: bool,
-    /// TCP_USER_TIMEOUT is off on the source's socket, whose peer takes nothing at present.
-    pub(super) patient: bool,
+    /// With the source's peer, when it does not read.
+    pub(super) patience: Patience,
     /// Userspace waits for room in the target.
     pub(super) want_write: bool,
     /// Sluice ends the pair: at the next boundary between two frames the target gets a Close frame of ours.

@@ -14,7 +14,7 @@ use crate::handoff::{EndReason, Engine, PairRow, Snapshot};
 use crate::sys::clock::now_coarse_ns;
 
 /// Everything, at this moment.
-pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64) -> Snapshot {
+pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64, reloads: [u64; 2]) -> Snapshot {
     let mut close_codes: BTreeMap<(u32, u32), u64> = relay.ended.close_codes.clone();
     let mut flips = relay.ended.flips;
     let mut pairs: Vec<PairRow> = Vec::with_capacity(relay.table.live() as usize);
@@ -44,6 +44,7 @@ pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64) -> Snapsh
         close_codes: close_codes.into_iter().map(|((direction, code), count)| (direction, code, count)).collect(),
         flips,
         gate_starts,
+        reloads,
         now_ns: now_coarse_ns(),
     }
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::{Snapshots, connections, metrics};
+use super::{CertificateRow, Certificates, Snapshots, connections, metrics};
 use crate::config::Config;
 use crate::handoff::Snapshot;
 use crate::handoff::stats::Stats;
@@ -40,6 +40,7 @@ pub struct Admin {
     stats: Arc<Stats>,
     /// Places in [`Stats::handshakes`] with the labels `result` and `reason`.
     handshakes: Vec<(usize, &'static str, &'static str)>,
+    certificates: Certificates,
     config: Config,
 }
 
@@ -50,9 +51,10 @@ impl Admin {
         snapshots: Snapshots,
         stats: Arc<Stats>,
         handshakes: Vec<(usize, &'static str, &'static str)>,
+        certificates: Certificates,
         config: Config,
     ) -> Self {
-        Self { snapshots, stats, handshakes, config }
+        Self { snapshots, stats, handshakes, certificates, config }
     }
 }
 
@@ -116,6 +118,7 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
     let rendering = Rendering {
         handshakes: admin.stats.handshakes(),
         labels: admin.handshakes.clone(),
+        certificates: admin.certificates.rows(),
         config: admin.config.clone(),
     };
     // Ten thousand pairs take some tens of milliseconds, which belong to no handshake's thread.
@@ -130,6 +133,7 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
 struct Rendering {
     handshakes: [u64; crate::handoff::stats::RESULTS],
     labels: Vec<(usize, &'static str, &'static str)>,
+    certificates: Vec<CertificateRow>,
     config: Config,
 }
 
@@ -138,7 +142,7 @@ fn metrics_text(snapshot: &Snapshot, rendering: &Rendering) -> Option<String> {
     let handshakes = handshakes
         .filter_map(|(place, result, reason)| Some((*result, *reason, *rendering.handshakes.get(*place)?)))
         .collect();
-    metrics::render(snapshot, handshakes).ok()
+    metrics::render(snapshot, handshakes, rendering.certificates.clone()).ok()
 }
 
 fn connections_text(snapshot: &Snapshot, rendering: &Rendering) -> Option<String> {

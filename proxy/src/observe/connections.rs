@@ -15,7 +15,7 @@ struct Connection<'a> {
     id: String,
     client: String,
     listener: String,
-    route: Option<Route<'a>>,
+    route: Option<Route>,
     backend: Option<&'a str>,
     server: Option<String>,
     tls: bool,
@@ -28,9 +28,10 @@ struct Connection<'a> {
 }
 
 #[derive(Serialize)]
-struct Route<'a> {
-    host: Option<&'a str>,
-    path: &'a str,
+struct Route {
+    /// `null`: every host.
+    host: Option<String>,
+    path: String,
 }
 
 #[derive(Serialize)]
@@ -77,10 +78,10 @@ fn connection<'a>(row: &PairRow, config: &'a Config, now_ms: u64, now_ns: u64) -
         id: facts.id.to_string(),
         client: facts.client.to_string(),
         listener: listener.map_or_else(|| facts.listener.to_string(), |listener| listener.bind.to_string()),
-        route: config
-            .routes
-            .get(usize::from(facts.route))
-            .map(|route| Route { host: route.host.as_deref(), path: &route.path }),
+        route: config.routes.get(usize::from(facts.route)).map(|route| Route {
+            host: Some(route.host.0.join(", ")).filter(|host| !host.is_empty()),
+            path: route.path.to_string(),
+        }),
         backend: backend.map(|backend| backend.name.as_str()),
         server: server.map(ToString::to_string),
         tls: listener.is_some_and(|listener| listener.tls.is_some()),

@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use proxy_common::layout::{DirCounters, Direction, PairCounters};
 use proxy_common::scan::{OPCODES, bucket_limit};
 
+use super::CertificateRow;
 use crate::handoff::{Engine, Snapshot};
 
 /// Handshakes by `result` and `reason`.
@@ -21,9 +22,13 @@ pub(super) type Handshakes = Vec<(&'static str, &'static str, u64)>;
 ///
 /// # Errors
 /// None that writing to a string can have.
-pub(super) fn render(snapshot: &Snapshot, handshakes: Handshakes) -> Result<String, fmt::Error> {
+pub(super) fn render(
+    snapshot: &Snapshot,
+    handshakes: Handshakes,
+    certificates: Vec<CertificateRow>,
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page::new(snapshot, handshakes)));
+    registry.register_collector(Box::new(Page::new(snapshot, handshakes, certificates)));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -40,11 +45,13 @@ struct Page {
     close_codes: Vec<(u32, u32, u64)>,
     flips: u64,
     gate_starts: u64,
+    reloads: [u64; 2],
     handshakes: Handshakes,
+    certificates: Vec<CertificateRow>,
 }
 
 impl Page {
-    fn new(snapshot: &Snapshot, handshakes: Handshakes) -> Self {
+    fn new(snapshot: &Snapshot, handshakes: Handshakes, certificates: Vec<CertificateRow>) -> Self {
         let (mut live, mut by_engine) = ([0; Engine::ALL.len()], snapshot.ended);
         for row in &snapshot.pairs {
             let place = Engine::ALL.iter().position(|engine| *engine == row.engine).unwrap_or_default();
@@ -63,7 +70,9 @@ impl Page {
             close_codes: snapshot.close_codes.clone(),
             flips: snapshot.flips,
             gate_starts: snapshot.gate_starts,
+            reloads: snapshot.reloads,
             handshakes,
+            certificates,
         }
     }
 
@@ -104,7 +113,8 @@ impl Collector for Page {
         self.connections(encoder)?;
         self.traffic(encoder)?;
         self.sizes(encoder)?;
-        self.events(encoder)
+        self.events(encoder)?;
+        self.files(encoder)
     }
 }
 
@@ -166,6 +176,20 @@ impl Page {
         let help = "Directions moved from the kernel to userspace because the receiver was congested";
         lone_counter(encoder, "sluice_relay_flips", help, self.flips)?;
         lone_counter(encoder, "sluice_gate_starts", "Gate processes started", self.gate_starts)
+    }
+
+    fn files(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let reloads =
+            ["ok", "failed"].into_iter().zip(self.reloads).map(|(result, count)| ([("result", result)], count));
+        let help = "Times that certificates and other files were read again, by whether they could be used";
+        counter(encoder, "sluice_certificate_reloads", help, reloads)?;
+        let (name, help) = ("sluice_certificate_not_after_timestamp_seconds", "When a listener's certificate ends");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for row in &self.certificates {
+            let labels = [("listener", row.listener.as_str()), ("certificate", row.certificate.as_str())];
+            ConstGauge::new(row.not_after).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
     }
 }
 

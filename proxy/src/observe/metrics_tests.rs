@@ -14,7 +14,7 @@ fn row(engine: Engine) -> PairRow {
     PairRow {
         facts: Facts {
             id: ConnId(1),
-            client: "127.0.0.1:9".parse().unwrap(),
+            client: std::net::SocketAddr::from(([127, 0, 0, 1], 9)).into(),
             listener: 0,
             route: 0,
             backend: 0,
@@ -30,7 +30,7 @@ fn row(engine: Engine) -> PairRow {
 
 #[test]
 fn an_idle_proxy_shows_every_series() {
-    let text = render(&Snapshot::default(), vec![("upgraded", "none", 0)]).unwrap();
+    let text = render(&Snapshot::default(), vec![("upgraded", "none", 0)], Vec::new()).unwrap();
     for line in [
         "sluice_connections{engine=\"sockmap\"} 0",
         "sluice_connections{engine=\"copy\"} 0",
@@ -42,6 +42,8 @@ fn an_idle_proxy_shows_every_series() {
         "sluice_handshakes_total{result=\"upgraded\",reason=\"none\"} 0",
         "sluice_relay_flips_total 0",
         "sluice_gate_starts_total 0",
+        "sluice_certificate_reloads_total{result=\"ok\"} 0",
+        "sluice_certificate_reloads_total{result=\"failed\"} 0",
         concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         "# TYPE sluice_relay_bytes counter",
         "# EOF",
@@ -62,8 +64,10 @@ fn live_and_ended_pairs_are_summed() {
         Snapshot { pairs: vec![row(Engine::Sockmap), row(Engine::Copy), row(Engine::Copy)], ..Snapshot::default() };
     snapshot.ended[0] = row(Engine::Sockmap).counters;
     snapshot.ends = vec![("client-closed".into(), 1)];
+    snapshot.reloads = [3, 2];
+    let certificate = CertificateRow { listener: "[::]:443".into(), certificate: "/a.pem".into(), not_after: 99 };
     snapshot.close_codes = vec![(1, 1000, 4)];
-    let text = render(&snapshot, Vec::new()).unwrap();
+    let text = render(&snapshot, Vec::new(), vec![certificate]).unwrap();
     for line in [
         "sluice_connections{engine=\"sockmap\"} 1",
         "sluice_connections{engine=\"copy\"} 2",
@@ -76,6 +80,8 @@ fn live_and_ended_pairs_are_summed() {
         "sluice_frame_payload_bytes_bucket{le=\"7.0\",direction=\"client_to_backend\"} 4",
         "sluice_close_codes_total{direction=\"backend_to_client\",code=\"1000\"} 4",
         "sluice_pairs_ended_total{reason=\"client-closed\"} 1",
+        "sluice_certificate_reloads_total{result=\"failed\"} 2",
+        "sluice_certificate_not_after_timestamp_seconds{listener=\"[::]:443\",certificate=\"/a.pem\"} 99",
     ] {
         assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
     }

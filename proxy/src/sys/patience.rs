@@ -26,18 +26,41 @@ pub fn interval(user_timeout: Duration) -> Duration {
     (user_timeout / ROUNDS).clamp(OFTEN, SELDOM)
 }
 
+/// What is known of a socket's TCP_USER_TIMEOUT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Patience {
+    /// It holds.
+    #[default]
+    Short,
+    /// It is off: the peer takes nothing at present.
+    Long,
+    /// There is none: it is a Unix socket, whose peer is on this machine and cannot die unseen.
+    Endless,
+}
+
+impl Patience {
+    /// At the beginning, with the option set on a TCP socket.
+    #[must_use]
+    pub const fn of(is_tcp: bool) -> Self {
+        if is_tcp { Self::Short } else { Self::Endless }
+    }
+}
+
 /// Takes TCP_USER_TIMEOUT off a TCP socket whose peer takes nothing at present, and sets it again when it does.
-/// `patient` is whether it is off.
 ///
 /// Returns whether bytes wait in the socket. While none do there is nothing to be patient about.
-pub fn look(socket: impl AsFd, user_timeout: Duration, patient: &mut bool) -> bool {
+pub fn look(socket: impl AsFd, user_timeout: Duration, patience: &mut Patience) -> bool {
     let socket = socket.as_fd();
     let waits = socket::unacknowledged(socket).unwrap_or(0) > 0;
-    let wanted = waits && socket::peer_takes_nothing(socket).unwrap_or(false);
-    if wanted != *patient {
-        let timeout = if wanted { 0 } else { socket::user_timeout_ms(user_timeout) };
+    if *patience == Patience::Endless {
+        return waits;
+    }
+    let long = waits && socket::peer_takes_nothing(socket).unwrap_or(false);
+    let wanted = if long { Patience::Long } else { Patience::Short };
+    if wanted != *patience {
+        let timeout = if long { 0 } else { socket::user_timeout_ms(user_timeout) };
         if sockopt::set_tcp_user_timeout(socket, timeout).is_ok() {
-            *patient = wanted;
+            *patience = wanted;
         }
     }
     waits

@@ -3,11 +3,20 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// SIGTERM and SIGINT, blocked and read from a descriptor instead.
-pub struct Termination(OwnedFd);
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// SIGTERM and SIGINT: to end.
+    Stop,
+    /// SIGHUP: to look at the files again.
+    Reload,
+}
 
-impl Termination {
-    /// Blocks both in this thread, and so in every thread that it starts later.
+/// SIGTERM, SIGINT and SIGHUP, blocked and read from a descriptor instead.
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Blocks them in this thread, and so in every thread that it starts later.
     ///
     /// # Errors
     /// File descriptors are short.
@@ -18,6 +27,7 @@ impl Termination {
             libc::sigemptyset(&raw mut set);
             libc::sigaddset(&raw mut set, libc::SIGTERM);
             libc::sigaddset(&raw mut set, libc::SIGINT);
+            libc::sigaddset(&raw mut set, libc::SIGHUP);
             set
         };
         // SAFETY: `set` is initialised; the old mask is not asked for.
@@ -33,22 +43,25 @@ impl Termination {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Whether one has arrived since the last call. Never blocks.
+    /// The next that has arrived. Never blocks.
     #[must_use]
-    pub fn arrived(&self) -> bool {
+    pub fn next(&self) -> Option<Asked> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-        rustix::io::read(&self.0, &mut info[..]).is_ok_and(|n| n > 0)
+        let got = rustix::io::read(&self.0, &mut info[..]).ok()?;
+        // `ssi_signo` is the first field (signalfd(2)).
+        let number = info.first_chunk().filter(|_| got == info.len())?;
+        Some(if u32::from_ne_bytes(*number) == libc::SIGHUP as u32 { Asked::Reload } else { Asked::Stop })
     }
 }
 
-impl AsFd for Termination {
+impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl std::fmt::Debug for Termination {
+impl std::fmt::Debug for Signals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Termination").field(&self.0.as_raw_fd()).finish()
+        f.debug_tuple("Signals").field(&self.0.as_raw_fd()).finish()
     }
 }

@@ -8,7 +8,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::sockopt;
+use rustix::net::{AddressFamily, sockopt};
+
+/// Whether this is a Unix socket.
+pub fn is_unix(socket: impl AsFd) -> bool {
+    sockopt::socket_domain(socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
+}
 
 /// Bytes that the peer of this TCP socket has acknowledged since the connection began (`tcpi_bytes_acked`).
 ///
@@ -50,10 +55,11 @@ fn info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     Ok(unsafe { info.assume_init() })
 }
 
-/// Bytes in this TCP socket's send queue, sent and not acknowledged or not yet sent (`SIOCOUTQ`).
+/// Bytes in this socket's send queue (`SIOCOUTQ`): of TCP, sent and not acknowledged or not yet sent; of a Unix socket, the
+/// memory of what the peer has not read.
 ///
 /// # Errors
-/// The socket is no TCP socket.
+/// The socket has no such queue.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: SIOCOUTQ (the same number as TIOCOUTQ) writes one int.

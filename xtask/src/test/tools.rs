@@ -22,7 +22,7 @@ const PROGRAMS: [(&str, &str); 5] = [
 pub(crate) fn install() -> PathBuf {
     let folder = target().join("test-tools");
     let steps =
-        [("Debian packages", packages(&PROGRAMS)), ("PyPI websockets", websockets(&folder)), ("npm ws", ws(&folder))];
+        [("Debian packages", packages(&PROGRAMS)), ("PyPI websockets", websockets(&folder)), ("npm", modules(&folder))];
     for (what, done) in steps {
         if let Err(error) = done {
             eprintln!("note: {what}: {error:#}; the tests that need it will be skipped");
@@ -81,16 +81,20 @@ fn websockets(folder: &Path) -> anyhow::Result<()> {
     must_run(Command::new("chmod").arg("755").arg(&python))
 }
 
-fn ws(folder: &Path) -> anyhow::Result<()> {
-    if folder.join("npm/node_modules/ws").is_dir() {
+/// What the tests use of npm.
+const MODULES: [&str; 3] = ["ws@8", "socket.io@4", "socket.io-client@4"];
+
+fn modules(folder: &Path) -> anyhow::Result<()> {
+    let prefix = folder.join("npm");
+    let is_there =
+        |module: &&str| prefix.join("node_modules").join(module.split('@').next().unwrap_or(module)).is_dir();
+    if MODULES.iter().all(is_there) {
         return Ok(());
     }
     if on_path("node").is_none() || on_path("npm").is_none() {
         bail!("node or npm is missing");
     }
-    let prefix = folder.join("npm");
     std::fs::create_dir_all(&prefix)?;
-    must_run(
-        Command::new("npm").args(["install", "--no-audit", "--no-fund", "--silent", "ws@8", "--prefix"]).arg(&prefix),
-    )
+    let install = ["install", "--no-audit", "--no-fund", "--silent"];
+    must_run(Command::new("npm").args(install).args(MODULES).arg("--prefix").arg(&prefix))
 }

@@ -58,6 +58,9 @@ fn build_suites(selection: &[&str]) -> anyhow::Result<Vec<Suite>> {
     Ok(messages.filter_map(|message| suite(&message)).collect())
 }
 
+/// Tests of whole programs that look at HTTP alone, to which one kernel is like another.
+const OF_NO_KERNEL: [&str; 3] = ["tests/plain.rs", "tests/routes.rs", "tests/smuggling.rs"];
+
 /// The test program that a message of cargo's announces, if it is one for the guest: the unit tests of the library, which
 /// move bytes over sockets, and the tests of whole programs. No other meets the kernel.
 fn suite(message: &Value) -> Option<Suite> {
@@ -69,7 +72,7 @@ fn suite(message: &Value) -> Option<Suite> {
         _ => false,
     };
     let source = Path::new(target["src_path"].as_str()?).strip_prefix(&package).ok()?.display().to_string();
-    wanted.then_some(Suite { path, package, source })
+    (wanted && !OF_NO_KERNEL.contains(&source.as_str())).then_some(Suite { path, package, source })
 }
 
 #[cfg(test)]
@@ -92,6 +95,7 @@ mod tests {
         let taken = suite(&message("tests", "test", "tests/relay.rs")).map(|suite| suite.source);
         assert_eq!(taken.as_deref(), Some("tests/relay.rs"));
         assert!(suite(&message("proxy", "lib", "src/lib.rs")).is_some());
+        assert!(suite(&message("tests", "test", "tests/routes.rs")).is_none(), "it is about HTTP");
         assert!(suite(&message("proxy", "test", "tests/rooms.rs")).is_none(), "it reads sources");
         assert!(suite(&message("proxy-common", "test", "tests/scan.rs")).is_none(), "it is arithmetic");
         assert!(suite(&json!({ "reason": "build-finished" })).is_none());

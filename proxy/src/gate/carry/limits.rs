@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::config::Relay;
+use crate::config::Ages;
 use crate::handoff::EndReason;
 
 /// How long both sides' last bytes may take when it was Sluice that ended the pair.
@@ -33,9 +33,9 @@ pub(super) struct Limits {
 
 impl Limits {
     /// `None` without limits, which costs nothing.
-    pub(super) fn new(relay: &Relay) -> Option<Box<Self>> {
-        let (now, idle) = (Instant::now(), relay.idle_timeout);
-        let ends = relay.max_lifetime.and_then(|age| now.checked_add(age));
+    pub(super) fn new(ages: Ages) -> Option<Box<Self>> {
+        let (now, idle) = (Instant::now(), ages.idle);
+        let ends = ages.lifetime.and_then(|age| now.checked_add(age));
         let due = first(ends, idle.and_then(|idle| now.checked_add(idle)))?;
         Some(Box::new(Self { timer: Box::pin(sleep_until(due)), idle, ends, last_activity: now, reached: None }))
     }
@@ -101,13 +101,13 @@ mod tests {
 
     #[test]
     fn no_limits_are_no_timer() {
-        assert!(Limits::new(&Relay::default()).is_none());
+        assert!(Limits::new(Ages::default()).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn activity_puts_the_idle_limit_off() {
-        let relay = Relay { idle_timeout: Some(10 * SECOND), ..Relay::default() };
-        let (mut limits, begin) = (Limits::new(&relay).unwrap(), Instant::now());
+        let ages = Ages { idle: Some(10 * SECOND), lifetime: None };
+        let (mut limits, begin) = (Limits::new(ages).unwrap(), Instant::now());
         sleep(7 * SECOND).await;
         limits.moved();
         assert!(matches!(due(&mut limits).await, Due::Farewell));
@@ -118,8 +118,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_lifetime_ends_whatever_moves() {
-        let relay = Relay { max_lifetime: Some(5 * SECOND), idle_timeout: Some(60 * SECOND), ..Relay::default() };
-        let (mut limits, begin) = (Limits::new(&relay).unwrap(), Instant::now());
+        let ages = Ages { lifetime: Some(5 * SECOND), idle: Some(60 * SECOND) };
+        let (mut limits, begin) = (Limits::new(ages).unwrap(), Instant::now());
         sleep(4 * SECOND).await;
         limits.moved();
         assert!(matches!(due(&mut limits).await, Due::Farewell));

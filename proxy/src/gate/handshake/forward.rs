@@ -1,20 +1,21 @@
 //! Which headers pass, and which are ours.
 
-use std::net::IpAddr;
-
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
     ORIGIN, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{Request, Uri, response};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Uri, response};
 
-use super::{Opening, Scheme, grammar};
-use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS, Refusal};
+use super::{Visitor, asks_for_websocket, grammar};
+use crate::config::Forwarded;
+use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS};
+use crate::gate::tls::{CLIENT_CERT, CLIENT_CERT_SUBJECT};
 
 /// Headers that end at every hop, whether Connection names them or not (RFC 9110 §7.6.1, and RFC 2616 §13.5.1 for
 /// the older ones).
-const HOP_BY_HOP: [HeaderName; 9] = [
+const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     UPGRADE,
     TE,
@@ -24,6 +25,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     PROXY_AUTHORIZATION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
+    // Goes with an Upgrade to h2c, which is not asked for any more (RFC 9113 §3.1).
+    HeaderName::from_static("http2-settings"),
 ];
 
 /// What Connection cannot name away: a backend decides by these.
@@ -41,10 +44,24 @@ fn is_protected(name: &str) -> bool {
 }
 
 /// Whether a header claims what only a proxy can know. Strangers are not believed, in any spelling that a CGI-like
-/// backend would read as the same name.
-fn is_claim(name: &HeaderName) -> bool {
-    let name = name.as_str().replace('_', "-");
-    name.starts_with("x-forwarded-") || name == "x-real-ip" || name == FORWARDED.as_str()
+/// backend would read as the same name. Of a trusted proxy's, those go that are written anew, and those in another
+/// spelling, which it has passed on.
+fn is_claim(name: &HeaderName, trusted: bool) -> bool {
+    let plain = name.as_str().replace('_', "-");
+    let claims = plain.starts_with("x-forwarded-") || plain == "x-real-ip" || plain == FORWARDED.as_str();
+    let anew = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", FORWARDED.as_str()];
+    // Sluice has asked for the certificate itself, or nobody has.
+    let certificate =
+        [CLIENT_CERT.as_str(), "client-cert-chain", CLIENT_CERT_SUBJECT.as_str()].contains(&plain.as_str());
+    certificate || claims && (!trusted || plain != name.as_str() || anew.contains(&name.as_str()))
+}
+
+/// Whether nobody but HTTP and Sluice may write a header: it rules the connection, the body's length or the handshake.
+pub(in crate::gate) fn is_ours(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+        || is_status(name)
+        || [CONTENT_LENGTH, EXPECT].contains(name)
+        || name.as_str().starts_with("sec-websocket-")
 }
 
 fn is_status(name: &HeaderName) -> bool {
@@ -61,34 +78,32 @@ fn end_to_end<'a>(
     })
 }
 
-/// The request to the backend.
-///
-/// # Errors
-/// [`Refusal::Path`] if the target cannot be written as a path.
-pub(in crate::gate) fn request<B: Default>(
+/// The request to the backend: the client's with this target, without what ends here, and with what only we know. For a
+/// WebSocket the Upgrade is ours; else the body's length is for the HTTP library to say.
+pub(in crate::gate) fn request<B>(
     head: &Parts,
-    opening: &Opening,
-    client: IpAddr,
-    scheme: Scheme,
-) -> Result<Request<B>, Refusal> {
-    let target = head.uri.path_and_query().cloned().ok_or(Refusal::Path)?;
-    let mut request = Request::new(B::default());
+    target: PathAndQuery,
+    hop_by_hop: &[String],
+    visitor: &Visitor,
+    settings: &Forwarded,
+    body: B,
+) -> Request<B> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
     *request.uri_mut() = Uri::from(target);
     let headers = request.headers_mut();
-    for (name, value) in end_to_end(&head.headers, &opening.hop_by_hop) {
-        // There is no body, so nothing may announce one.
-        if !is_claim(name) && *name != CONTENT_LENGTH && *name != EXPECT {
+    for (name, value) in end_to_end(&head.headers, hop_by_hop) {
+        // A POST that says that it is empty may need to (RFC 9110 §8.6).
+        let empty_body = *name == CONTENT_LENGTH && head.method != Method::GET && value.as_bytes() == b"0";
+        if !is_claim(name, visitor.trusted) && *name != EXPECT && (*name != CONTENT_LENGTH || empty_body) {
             headers.append(name, value.clone());
         }
     }
-    switch(headers);
-    let address = HeaderValue::from_str(&client.to_canonical().to_string()).map_err(|_| Refusal::Internal)?;
-    headers.insert("x-forwarded-for", address);
-    headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme.http()));
-    if let Some(host) = head.headers.get(HOST) {
-        headers.insert("x-forwarded-host", host.clone());
+    if asks_for_websocket(head) {
+        switch(headers);
     }
-    Ok(request)
+    visitor.tell(settings, head.headers.get(HOST), headers);
+    request
 }
 
 fn switch(headers: &mut HeaderMap) {
@@ -96,18 +111,24 @@ fn switch(headers: &mut HeaderMap) {
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// The headers of the answer to the client. With a 101 the Upgrade is ours; any other answer closes the connection.
-pub(in crate::gate) fn response(head: &response::Parts, status: HeaderValue) -> HeaderMap {
-    let upgraded = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
+/// The headers of a backend's answer to a plain request, for the client. The connection is for the HTTP library to speak
+/// of.
+pub(in crate::gate) fn plain_response(head: &response::Parts) -> HeaderMap {
     let named = named_hop_by_hop(&grammar::tokens(&head.headers, CONNECTION).unwrap_or_default());
     let mut headers = HeaderMap::new();
     for (name, value) in end_to_end(&head.headers, &named) {
-        // RFC 9110 §8.6: no Content-Length in a 1xx.
-        if !(upgraded && *name == CONTENT_LENGTH) {
-            headers.append(name, value.clone());
-        }
+        headers.append(name, value.clone());
     }
+    headers
+}
+
+/// The headers of the answer to a handshake. With a 101 the Upgrade is ours; any other answer closes the connection.
+pub(in crate::gate) fn response(head: &response::Parts, status: HeaderValue) -> HeaderMap {
+    let upgraded = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    let mut headers = plain_response(head);
     if upgraded {
+        // RFC 9110 §8.6: no Content-Length in a 1xx.
+        headers.remove(CONTENT_LENGTH);
         switch(&mut headers);
     } else {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

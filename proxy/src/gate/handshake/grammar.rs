@@ -73,7 +73,7 @@ fn unquoted_is_token(text: &str) -> bool {
 }
 
 /// Splits at a separator that stands outside of quoted strings. `None` if a quoted string has no end.
-fn split(text: &str, separator: char) -> Option<Vec<&str>> {
+pub(super) fn split(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut parts, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
     for (at, c) in text.char_indices() {
         match c {
@@ -92,7 +92,7 @@ fn split(text: &str, separator: char) -> Option<Vec<&str>> {
 }
 
 /// Without optional white space (RFC 9110 §5.6.3).
-fn trim(text: &str) -> &str {
+pub(super) fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
 }
 

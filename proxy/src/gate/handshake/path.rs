@@ -1,19 +1,21 @@
 //! Paths as routes see them.
 
 /// A path in the one form that two servers cannot read differently: percent-encoded bytes decoded, repeated slashes
-/// as one. Only routes are chosen by it; what goes to the backend is what the client sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// as one. Routes are chosen by it; what goes to the backend is what the client sent, or what
+/// a route rewrites it to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::gate) struct PlainPath(Vec<u8>);
 
 impl PlainPath {
     /// Reads a path that begins with `/`.
     ///
-    /// `None` if it does not, if its percent-encoding is broken, or if it has a segment `.` or `..` in any spelling:
-    /// browsers never send one, and a backend that resolves it would serve another path than the one that the
-    /// route was chosen by.
+    /// `None` if it does not, if its percent-encoding is broken, if it has a control byte (at which some servers end
+    /// a path), or if it has a segment `.` or `..` in any spelling: browsers never send one, and a backend that
+    /// resolves it would serve another path than the one that the route was chosen by.
     pub(in crate::gate) fn read(path: &str) -> Option<Self> {
         let decoded = decode(path)?;
-        if decoded.first() != Some(&b'/') || decoded.split(|b| b"/\\".contains(b)).any(is_dots) {
+        let dots = decoded.split(|b| b"/\\".contains(b)).any(is_dots);
+        if decoded.first() != Some(&b'/') || dots || decoded.iter().any(u8::is_ascii_control) {
             return None;
         }
         let mut plain = decoded;
@@ -27,9 +29,9 @@ impl PlainPath {
         rest.is_empty() || prefix.0.ends_with(b"/") || rest.starts_with(b"/")
     }
 
-    /// How specific a prefix is, in bytes.
-    pub(in crate::gate) fn len(&self) -> usize {
-        self.0.len()
+    /// The path.
+    pub(in crate::gate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -89,7 +91,7 @@ mod tests {
         for path in spellings {
             assert_eq!(PlainPath::read(path), None, "{path}");
         }
-        for path in ["", "a", "*", "/%", "/%4", "/%zz"] {
+        for path in ["", "a", "*", "/%", "/%4", "/%zz", "/a%00", "/..%00/b", "/%0d%0a", "/%7f"] {
             assert_eq!(PlainPath::read(path), None, "{path}");
         }
         assert!(PlainPath::read("/a...b/..c").is_some());

@@ -3,15 +3,14 @@
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Version};
 
-use super::path::PlainPath;
-use super::{forward, grammar};
-use crate::config::{Origin, split_authority, split_origin};
+use super::{Target, Visitor, forward, grammar};
+use crate::config::{Origin, split_origin};
 use crate::gate::refusal::Refusal;
 
 /// Padding is part of RFC 4648 §4; bits behind the last byte do not change what it decodes to, so they may be set.
@@ -39,6 +38,12 @@ impl Scheme {
             Self::Tls => "https",
         }
     }
+
+    /// Reads what a proxy says that a client speaks.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let is = |names: [&str; 2]| names.iter().any(|name| text.eq_ignore_ascii_case(name));
+        is(["http", "ws"]).then_some(Self::Plain).or_else(|| is(["https", "wss"]).then_some(Self::Tls))
+    }
 }
 
 /// What the Origin header says.
@@ -61,14 +66,10 @@ pub(in crate::gate) struct Opening {
     pub(in crate::gate) protocols: Vec<String>,
     /// The names of the extensions offered.
     pub(in crate::gate) extensions: Vec<String>,
-    /// The Host's name, in lower case, without its port.
-    pub(in crate::gate) host: String,
-    /// The origin that pages of this very server have.
-    pub(in crate::gate) own_origin: Origin,
+    /// Whom it is for.
+    pub(in crate::gate) target: Target,
     /// The page that the client belongs to.
     pub(in crate::gate) caller: Caller,
-    /// The path, for the route.
-    pub(in crate::gate) path: PlainPath,
     /// The headers that Connection names, in lower case: they end here.
     pub(in crate::gate) hop_by_hop: Vec<String>,
 }
@@ -79,7 +80,7 @@ impl Opening {
     /// # Errors
     /// The first thing that is wrong with it. What makes it no HTTP/1.1 request is looked at before what makes it no
     /// WebSocket handshake, so that a plain HTTP client reads 426, not a complaint about a missing key.
-    pub(in crate::gate) fn check(head: &Parts, scheme: Scheme) -> Result<Self, Refusal> {
+    pub(in crate::gate) fn check(head: &Parts, visitor: &Visitor) -> Result<Self, Refusal> {
         let headers = &head.headers;
         if head.version != Version::HTTP_11 {
             return Err(Refusal::HttpVersion);
@@ -87,8 +88,7 @@ impl Opening {
         if head.method != Method::GET {
             return Err(Refusal::Method);
         }
-        let (host, own_origin) = host(head, scheme)?;
-        let path = PlainPath::read(head.uri.path()).ok_or(Refusal::Path)?;
+        let target = Target::read(head, visitor)?;
         no_body(headers)?;
         if !grammar::names(headers, UPGRADE, "websocket") {
             return Err(Refusal::NotWebSocket);
@@ -100,30 +100,14 @@ impl Opening {
         let hop_by_hop = forward::named_hop_by_hop(&connection);
         version(headers)?;
         Ok(Self {
-            key: key(headers)?,
+            key: key_of(headers)?,
             protocols: protocols(headers)?,
             extensions: extensions(headers)?,
             caller: caller(headers)?,
-            host,
-            own_origin,
-            path,
+            target,
             hop_by_hop,
         })
     }
-}
-
-/// Exactly one Host, and none other in the target (RFC 9112 §3.2.2 lets the target win; two that differ are how
-/// requests are smuggled past a check, so they are refused).
-fn host(head: &Parts, scheme: Scheme) -> Result<(String, Origin), Refusal> {
-    let value = grammar::only(&head.headers, HOST).map_err(|_| Refusal::Host)?;
-    let text = value.to_str().map_err(|_| Refusal::Host)?;
-    let (name, _) = split_authority(text).map_err(|_| Refusal::Host)?;
-    let other = head.uri.authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(text));
-    if other {
-        return Err(Refusal::Host);
-    }
-    let own = split_origin(&format!("{}://{text}", scheme.http())).map_err(|_| Refusal::Host)?;
-    Ok((name.strip_suffix('.').map(String::from).unwrap_or(name), own))
 }
 
 fn no_body(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -139,7 +123,13 @@ fn version(headers: &HeaderMap) -> Result<(), Refusal> {
     if value.as_bytes() == b"13" { Ok(()) } else { Err(Refusal::Version) }
 }
 
-fn key(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+/// A Sec-WebSocket-Key of these random bytes.
+pub(in crate::gate) fn key(nonce: [u8; 16]) -> HeaderValue {
+    // Base64 is printable ASCII.
+    HeaderValue::try_from(BASE64.encode(nonce)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+fn key_of(headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
     let value = grammar::only(headers, SEC_WEBSOCKET_KEY).map_err(|_| Refusal::Key)?;
     let decoded = BASE64.decode(value.as_bytes()).map_err(|_| Refusal::Key)?;
     if decoded.len() == 16 { Ok(value.clone()) } else { Err(Refusal::Key) }
@@ -158,7 +148,7 @@ fn extensions(headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
     if empty { Err(Refusal::Extension) } else { Ok(owned(&offered)) }
 }
 
-fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
+pub(super) fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
     match grammar::only(headers, ORIGIN) {
         Err(0) => Ok(Caller::None),
         Err(_) => Err(Refusal::Origins),

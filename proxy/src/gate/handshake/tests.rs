@@ -6,6 +6,7 @@ use http_body_util::Empty;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Forwarded;
 use crate::gate::refusal::{PROXY_STATUS, PROXY_WEBSOCKET_STATUS, Refusal};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -39,7 +40,38 @@ fn head(changes: &[(&str, Option<&str>)]) -> request::Parts {
 }
 
 fn check(changes: &[(&str, Option<&str>)]) -> Result<Opening, Refusal> {
-    Opening::check(&head(changes), Scheme::Plain)
+    checked(&head(changes), Scheme::Plain)
+}
+
+fn checked(head: &request::Parts, scheme: Scheme) -> Result<Opening, Refusal> {
+    Opening::check(head, &visitor(head, scheme))
+}
+
+/// A client without a proxy.
+fn visitor(head: &request::Parts, scheme: Scheme) -> Visitor {
+    Visitor::judge(
+        &Forwarded::default(),
+        "[::ffff:192.0.2.7]:99".parse::<std::net::SocketAddr>().unwrap().into(),
+        scheme,
+        &head.headers,
+    )
+}
+
+/// The request to the backend, as it came.
+fn sent(
+    head: &request::Parts,
+    opening: &Opening,
+    visitor: &Visitor,
+    settings: &Forwarded,
+) -> Request<Empty<bytes::Bytes>> {
+    forward::request(
+        head,
+        head.uri.path_and_query().unwrap().clone(),
+        &opening.hop_by_hop,
+        visitor,
+        settings,
+        Empty::new(),
+    )
 }
 
 #[test]
@@ -52,8 +84,8 @@ fn the_rfcs_own_example_passes() {
     let opening = check(&changes).unwrap();
     assert_eq!(opening.protocols, ["chat", "superchat"]);
     assert_eq!(opening.extensions, ["permessage-deflate", "x-other"]);
-    assert_eq!(opening.host, "server.example.com");
-    assert_eq!(opening.own_origin.to_string(), "http://server.example.com");
+    assert_eq!(opening.target.host, "server.example.com");
+    assert_eq!(opening.target.own_origin.to_string(), "http://server.example.com");
     let Caller::Origin(origin) = opening.caller else { panic!("{:?}", opening.caller) };
     assert_eq!(origin.to_string(), "http://example.com");
 }
@@ -130,10 +162,10 @@ fn what_is_allowed_passes() {
 fn the_first_line() {
     let mut parts = head(&[]);
     parts.method = http::Method::POST;
-    assert_eq!(Opening::check(&parts, Scheme::Plain).err(), Some(Refusal::Method));
+    assert_eq!(checked(&parts, Scheme::Plain).err(), Some(Refusal::Method));
     let mut parts = head(&[]);
     parts.version = Version::HTTP_10;
-    assert_eq!(Opening::check(&parts, Scheme::Plain).err(), Some(Refusal::HttpVersion));
+    assert_eq!(checked(&parts, Scheme::Plain).err(), Some(Refusal::HttpVersion));
     for (target, refusal) in [
         ("*", Some(Refusal::Path)),
         ("/a/../b", Some(Refusal::Path)),
@@ -143,14 +175,14 @@ fn the_first_line() {
     ] {
         let mut parts = head(&[]);
         parts.uri = target.parse().unwrap();
-        assert_eq!(Opening::check(&parts, Scheme::Plain).err(), refusal, "{target}");
+        assert_eq!(checked(&parts, Scheme::Plain).err(), refusal, "{target}");
     }
 }
 
 #[test]
 fn the_own_origin_has_the_listeners_scheme_and_no_default_port() {
     let own =
-        |host: &str, scheme| Opening::check(&head(&[("host", Some(host))]), scheme).unwrap().own_origin.to_string();
+        |host: &str, scheme| checked(&head(&[("host", Some(host))]), scheme).unwrap().target.own_origin.to_string();
     assert_eq!(own("a.test:80", Scheme::Plain), "http://a.test");
     assert_eq!(own("a.test:443", Scheme::Tls), "https://a.test");
     assert_eq!(own("A.test:8443", Scheme::Tls), "https://a.test:8443");
@@ -158,9 +190,8 @@ fn the_own_origin_has_the_listeners_scheme_and_no_default_port() {
 
 fn forwarded(changes: &[(&str, Option<&str>)]) -> HeaderMap {
     let head = head(changes);
-    let opening = Opening::check(&head, Scheme::Plain).unwrap();
-    let client = "::ffff:192.0.2.7".parse().unwrap();
-    let request: Request<Empty<bytes::Bytes>> = forward::request(&head, &opening, client, Scheme::Plain).unwrap();
+    let opening = checked(&head, Scheme::Plain).unwrap();
+    let request = sent(&head, &opening, &visitor(&head, Scheme::Plain), &Forwarded::default());
     assert_eq!(request.uri(), "/chat?x=1");
     request.headers().clone()
 }
@@ -233,6 +264,40 @@ fn strangers_do_not_say_where_they_come_from() {
         assert!(!headers.contains_key(name), "{name}");
     }
     assert!(!headers.contains_key(PROXY_WEBSOCKET_STATUS));
+}
+
+#[test]
+fn a_trusted_proxy_is_believed_and_its_other_headers_pass() {
+    let settings = Forwarded { trusted: vec!["192.0.2.0/24".to_owned().try_into().unwrap()], ..Forwarded::default() };
+    let head = head(&[
+        ("origin", Some("https://app.example.com")),
+        ("x-forwarded-for", Some("198.51.100.1")),
+        ("x-forwarded-proto", Some("https")),
+        ("x-forwarded-host", Some("app.example.com")),
+        ("x-forwarded-user", Some("alice")),
+        ("x-real-ip", Some("198.51.100.1")),
+        ("x_forwarded_for", Some("6.6.6.6")),
+        ("x_forwarded_user", Some("root")),
+        ("forwarded", Some("for=6.6.6.6")),
+    ]);
+    let visitor = Visitor::judge(
+        &settings,
+        "192.0.2.7:99".parse::<std::net::SocketAddr>().unwrap().into(),
+        Scheme::Plain,
+        &head.headers,
+    );
+    let opening = Opening::check(&head, &visitor).unwrap();
+    assert_eq!(opening.target.own_origin.to_string(), "https://app.example.com");
+    assert_eq!(opening.target.host, "server.example.com", "routes are found by Host");
+    let sent = sent(&head, &opening, &visitor, &settings);
+    assert_eq!(all(sent.headers(), "x-forwarded-for"), ["198.51.100.1, 192.0.2.7"]);
+    assert_eq!(all(sent.headers(), "x-forwarded-proto"), ["https"]);
+    assert_eq!(all(sent.headers(), "x-forwarded-host"), ["app.example.com"]);
+    assert_eq!(all(sent.headers(), "x-forwarded-user"), ["alice"]);
+    assert_eq!(all(sent.headers(), "x-real-ip"), ["198.51.100.1"]);
+    for name in ["x_forwarded_for", "x_forwarded_user", "forwarded"] {
+        assert!(!sent.headers().contains_key(name), "{name}");
+    }
 }
 
 fn answer(status: u16, changes: &[(&str, &str)]) -> response::Parts {
@@ -341,14 +406,13 @@ proptest! {
                 head.headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
             }
         }
-        if let Ok(opening) = Opening::check(&head, Scheme::Tls) {
+        if let Ok(opening) = checked(&head, Scheme::Tls) {
             for name in ["host", "sec-websocket-key", "sec-websocket-version"] {
                 prop_assert_eq!(head.headers.get_all(name).iter().count(), 1);
             }
             prop_assert!(!head.headers.contains_key("transfer-encoding"));
-            let sent: Request<Empty<bytes::Bytes>> =
-                forward::request(&head, &opening, "192.0.2.1".parse().unwrap(), Scheme::Tls).unwrap();
-            prop_assert_eq!(all(sent.headers(), "x-forwarded-for"), ["192.0.2.1"]);
+            let sent = sent(&head, &opening, &visitor(&head, Scheme::Tls), &Forwarded::default());
+            prop_assert_eq!(all(sent.headers(), "x-forwarded-for"), ["192.0.2.7"]);
             prop_assert!(!sent.headers().contains_key("proxy-status"));
             prop_assert!(!sent.headers().contains_key("content-length"));
             prop_assert_eq!(all(sent.headers(), "connection"), ["Upgrade"]);

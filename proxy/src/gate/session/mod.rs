@@ -2,23 +2,27 @@
 //!
 //! [`states`] has a type for every state; this file runs through them and deals with every way out.
 
+mod client;
 mod states;
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
-pub(super) use states::{Accepted, Note, Quiesced, Visit};
-use states::{Stopped, Up};
+pub(super) use client::Client;
+pub(super) use states::{Accepted, Asked, Note, Quiesced, Visit, now_ms};
+use states::{Judged, Stopped, Up};
 
-use super::exchange::{self, AnswerBody, Exchange};
+use super::exchange;
+use super::http2::{self, PREFACE};
+use super::proxy_in::{self, NoHeader};
 use super::refusal::{Outcome, Refusal};
 use super::stream::Stream;
-use super::tls::{self, NoSession};
+use super::tls::{self, Acceptor, NoSession, Secured};
 use super::{Gate, linger};
-use crate::handoff::ConnId;
+use crate::handoff::{ConnId, Peer};
 
 /// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
 /// client that reads one slower than this is holding a slot.
@@ -31,24 +35,91 @@ pub(super) fn after(patience: Duration) -> Instant {
 }
 
 /// Takes a connection through all its states.
-pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted, tls: Option<TlsAcceptor>) {
+pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted) {
     let visit = &accepted.visit;
     tracing::debug!(conn = %visit.id, client = %visit.client, listener = visit.listener, "accepted");
-    let up = match tls {
-        None => Some(Up { visit: accepted.visit, stream: Stream::Plain(accepted.stream) }),
+    let unix = visit.client == Peer::Unix;
+    let Some(accepted) = introduce(&gate, accepted).await else { return };
+    let up = match gate.loaded.acceptor(accepted.visit.listener) {
+        None => Some(begin(&gate, accepted, unix).await),
         Some(acceptor) => secure(&gate, accepted, &acceptor).await,
     };
-    if let Some(up) = up {
-        live(&gate, up).await;
+    match up {
+        None => {}
+        Some((up, Speaks::Http1)) => live(&gate, up).await,
+        Some((Up { visit, stream, front }, Speaks::Http2)) => http2::serve(gate, visit, stream, front).await,
     }
 }
 
-async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Option<Up> {
-    let Accepted { visit, stream } = accepted;
+/// What a client speaks.
+enum Speaks {
+    Http1,
+    Http2,
+}
+
+/// Has a proxy that is believed say who the client is, before anything else is read.
+async fn introduce(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
+    let Accepted { mut visit, mut stream } = accepted;
+    let listener = gate.config.listeners.get(usize::from(visit.listener))?;
+    let peer = visit.client.ip();
+    if !listener.proxy_protocol.as_ref().is_some_and(|setting| setting.expects(peer)) {
+        return Some(Accepted { visit, stream });
+    }
+    match proxy_in::read(&mut stream, visit.head_by).await {
+        Ok(None) => Some(Accepted { visit, stream }),
+        Ok(Some(ends)) => {
+            tracing::debug!(conn = %visit.id, client = %ends.source, proxy = %visit.client, "a proxy says who it is");
+            (visit.client, visit.ends) = (Peer::Inet(ends.source), Some(ends));
+            Some(Accepted { visit, stream })
+        }
+        Err(NoHeader::Gone) => {
+            gate.conclude(&visit.note(), Outcome::ClientGone);
+            None
+        }
+        Err(NoHeader::Malformed) => {
+            gate.conclude(&visit.note(), Outcome::Refused(Refusal::ProxyHeader));
+            match listener.tls {
+                None => answer_unread(gate, stream, Refusal::ProxyHeader, visit.id).await,
+                Some(_) => linger::close(stream).await,
+            }
+            None
+        }
+    }
+}
+
+/// Finds out what a client without TLS speaks, by its first bytes (RFC 9113 §3.3).
+async fn begin(gate: &Gate, accepted: Accepted, unix: bool) -> (Up, Speaks) {
+    let Accepted { visit, mut stream } = accepted;
+    let either = gate.config.listeners.get(usize::from(visit.listener)).is_some_and(|listener| listener.http2);
+    let (mut front, mut got) = ([0; PREFACE.len()], 0);
+    let read = async {
+        while got < PREFACE.len() && PREFACE.starts_with(&front[..got]) {
+            match stream.read(&mut front[got..]).await? {
+                0 => break,
+                more => got += more,
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    if either {
+        // What has gone wrong, or is late, is found so by the HTTP/1.1 library as well.
+        let _ = timeout_at(visit.head_by, read).await;
+    }
+    let speaks = if front[..got] == *PREFACE { Speaks::Http2 } else { Speaks::Http1 };
+    let stream = if unix { Stream::Unix(stream) } else { Stream::Plain(stream) };
+    (Up { visit, stream, front: Bytes::copy_from_slice(&front[..got]) }, speaks)
+}
+
+async fn secure(gate: &Gate, accepted: Accepted, acceptor: &Acceptor) -> Option<(Up, Speaks)> {
+    let Accepted { mut visit, stream } = accepted;
     let note = visit.note();
     let session = timeout_at(visit.head_by, tls::accept(stream, acceptor, &gate.arming)).await;
     match session {
-        Ok(Ok(stream)) => return Some(Up { visit, stream }),
+        Ok(Ok(Secured { stream, http2, person })) => {
+            visit.person = person;
+            let speaks = if http2 { Speaks::Http2 } else { Speaks::Http1 };
+            return Some((Up { visit, stream, front: Bytes::new() }, speaks));
+        }
         Ok(Err(NoSession::Gone)) => gate.conclude(&note, Outcome::ClientGone),
         Ok(Err(NoSession::Failed(error, stream))) => {
             tracing::debug!(conn = %note.id, %error, "no TLS session");
@@ -57,7 +128,7 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Opti
         }
         Ok(Err(NoSession::Refused(stream, refusal))) => {
             gate.conclude(&note, Outcome::Refused(refusal));
-            answer_unread(stream, refusal, note.id).await;
+            answer_unread(gate, stream, refusal, note.id).await;
         }
         Ok(Err(NoSession::Lost)) | Err(_) => gate.conclude(&note, Outcome::TlsFailed),
     }
@@ -66,32 +137,60 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &TlsAcceptor) -> Opti
 
 async fn live(gate: &Arc<Gate>, up: Up) {
     // The permit travels on with the pair; what the log needs of the visit stays.
-    let note = up.visit.note();
-    let Err(stopped) = steps(gate, up).await else { return gate.conclude(&note, Outcome::Upgraded) };
-    gate.conclude(&note, stopped.outcome());
-    match stopped {
-        Stopped::Gone | Stopped::Lost(_) => {}
-        Stopped::Unread(stream, refusal, _permit) => answer_unread(stream, refusal, note.id).await,
-        Stopped::Refused(exchange, refusal, _permit) => {
-            answer(exchange, exchange::whole(refusal.answer(note.id))).await;
+    let mut note = up.visit.note();
+    let stopped = match up.read_head(gate).await {
+        Err(stopped) => Err(stopped),
+        Ok(asked) => requests(gate, asked, &mut note).await,
+    };
+    conclude(gate, &note, stopped).await;
+}
+
+/// Takes one request over HTTP/2 through its states. Without a visit there is no room for it.
+pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Asked) {
+    let mut note = match &visit {
+        Ok(visit) => visit.note(),
+        Err(note) => *note,
+    };
+    let stopped = match visit {
+        Err(_) => Err(Stopped::Refused(asked.client, Refusal::Full, None)),
+        Ok(visit) => match asked.over_http2(visit) {
+            Ok(asked) => requests(&gate, asked, &mut note).await,
+            Err(stopped) => Err(stopped),
+        },
+    };
+    conclude(&gate, &note, stopped).await;
+}
+
+/// Deals with a request, and with those behind it on the same connection, until one becomes a pair or is the last.
+async fn requests(gate: &Arc<Gate>, mut asked: states::HeadRead, note: &mut Note) -> Result<(), Stopped> {
+    loop {
+        asked = match asked.judge(gate, note)? {
+            Judged::Handshake(admitted) => {
+                return admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await;
+            }
+            Judged::Plain(plain) => plain.forward(gate, note).await?.next(gate).await?,
         }
-        Stopped::Answered(exchange, response, _permit) => answer(exchange, *response).await,
     }
 }
 
-async fn steps(gate: &Arc<Gate>, up: Up) -> Result<(), Stopped> {
-    let admitted = up.read_head(gate).await?.admit(gate)?;
-    admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await
-}
-
-async fn answer(exchange: Exchange<Stream>, response: http::Response<AnswerBody>) {
-    if let Ok(finished) = exchange.answer(response, after(ANSWER_PATIENCE)).await {
-        linger::close(finished.io).await;
+async fn conclude(gate: &Gate, note: &Note, stopped: Result<(), Stopped>) {
+    let Err(stopped) = stopped else { return gate.conclude(note, Outcome::Upgraded) };
+    if let Some(outcome) = stopped.outcome() {
+        gate.conclude(note, outcome);
+    }
+    match stopped {
+        Stopped::Gone | Stopped::Lost(_) | Stopped::Done(None, _) => {}
+        Stopped::Done(Some(stream), _permit) | Stopped::Told(stream, _, _permit) => linger::close(stream).await,
+        Stopped::Unread(stream, refusal, _permit) => answer_unread(gate, stream, refusal, note.id).await,
+        Stopped::Refused(client, refusal, _permit) => {
+            client.answer(exchange::whole(refusal.answer(note.id, &gate.pages))).await;
+        }
+        Stopped::Answered(client, response, _permit) => client.answer(*response).await,
     }
 }
 
-async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, refusal: Refusal, id: ConnId) {
-    let bytes = refusal.answer_bytes(id);
+async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, mut stream: S, refusal: Refusal, id: ConnId) {
+    let bytes = refusal.answer_bytes(id, &gate.pages);
     let write = async {
         stream.write_all(&bytes).await?;
         stream.flush().await

@@ -55,7 +55,7 @@ fn pair() -> PairRow {
     PairRow {
         facts: Facts {
             id: ConnId(0xabc),
-            client: "192.0.2.1:5000".parse().unwrap(),
+            client: std::net::SocketAddr::from(([192, 0, 2, 1], 5000)).into(),
             listener: 0,
             route: 0,
             backend: 0,

@@ -12,9 +12,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::config::Config;
+use crate::handoff::files::FileRole;
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Received};
-use crate::handoff::{Engine, Hello, MAX_MESSAGE, NewPair, ToGate, ToKeeper};
+use crate::handoff::{CookieKey, Engine, Hello, MAX_MESSAGE, NewPair, ToGate, ToKeeper};
 use crate::sys::watch::watch;
 
 /// The key of RFC 6455 §1.3 and what it is answered with.
@@ -39,28 +40,46 @@ pub(super) struct Setup {
     pub(super) config: String,
     pub(super) capacity: u32,
     pub(super) live: u32,
-    /// By listener: the PEM files, if it speaks TLS.
-    pub(super) tls: Option<(OwnedFd, OwnedFd)>,
-    /// If the backend speaks TLS: the file of its CA, and those of our certificate and key.
-    backend_tls: Option<(Option<OwnedFd>, Option<[OwnedFd; 2]>)>,
+    pub(super) live_by_route: Vec<(u16, u32)>,
+    /// The files that the configuration names.
+    pub(super) files: Vec<(FileRole, OwnedFd)>,
 }
+
+/// The first certificate of the only listener, and its key.
+pub(super) const IDENTITY: [FileRole; 2] =
+    [FileRole::Certificate { listener: 0, place: 0 }, FileRole::Key { listener: 0, place: 0 }];
 
 impl Setup {
     /// One plain listener, one route for everything, and these servers. `more` is TOML at the top level.
     pub(super) fn plain(servers: &[SocketAddr], more: &str) -> Self {
-        Self { config: config(servers, "", more), capacity: 100, live: 0, tls: None, backend_tls: None }
+        Self { config: config(servers, more), capacity: 100, live: 0, live_by_route: vec![], files: Vec::new() }
     }
 
     /// As [`Setup::plain`], with TLS.
     pub(super) fn tls(servers: &[SocketAddr], more: &str, certificate: OwnedFd, key: OwnedFd) -> Self {
-        let tls = "tls = { certificate = \"cert.pem\", key = \"key.pem\" }";
-        Self { tls: Some((certificate, key)), config: config(servers, tls, more), ..Self::plain(servers, more) }
+        let setup = Self::plain(servers, more).listener("tls = { certificate = \"cert.pem\", key = \"key.pem\" }");
+        setup.file(IDENTITY[0], certificate).file(IDENTITY[1], key)
+    }
+
+    /// With these settings of the listener.
+    pub(super) fn listener(mut self, settings: &str) -> Self {
+        let bind = "[[listener]]\nbind = \"127.0.0.1:0\"\n";
+        self.config = self.config.replace(bind, &format!("{bind}{settings}\n"));
+        self
+    }
+
+    /// With this file.
+    pub(super) fn file(mut self, role: FileRole, file: OwnedFd) -> Self {
+        self.files.push((role, file));
+        self
     }
 
     /// With TLS to the backend: its settings in TOML, and the files that they name.
     pub(super) fn backend_tls(mut self, settings: &str, ca: Option<OwnedFd>, identity: Option<[OwnedFd; 2]>) -> Self {
         self.config = self.config.replace("name = \"app\"\n", &format!("name = \"app\"\ntls = {settings}\n"));
-        self.backend_tls = Some((ca, identity));
+        let roles = [FileRole::BackendCertificate { backend: 0 }, FileRole::BackendKey { backend: 0 }];
+        self.files.extend(ca.map(|ca| (FileRole::BackendCa { backend: 0 }, ca)));
+        self.files.extend(identity.into_iter().flat_map(|identity| roles.into_iter().zip(identity)));
         self
     }
 
@@ -85,18 +104,14 @@ impl Setup {
             ktls: Default::default(),
             capacity: self.capacity,
             live: self.live,
+            secret: CookieKey([7; 32]),
+            live_by_route: self.live_by_route,
         };
         bench.send(&ToGate::Hello(Box::new(hello)), &[memory.as_fd()]).await;
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         bench.ports.push(listener.local_addr().unwrap());
-        let mut fds = vec![listener.as_fd()];
-        fds.extend(self.tls.iter().flat_map(|(certificate, key)| [certificate.as_fd(), key.as_fd()]));
-        bench.send(&ToGate::Listener { index: 0, tls: self.tls.is_some() }, &fds).await;
-        if let Some((ca, identity)) = &self.backend_tls {
-            let message = ToGate::BackendTls { index: 0, ca: ca.is_some(), certificate: identity.is_some() };
-            let fds: Vec<_> = ca.iter().chain(identity.iter().flatten()).map(AsFd::as_fd).collect();
-            bench.send(&message, &fds).await;
-        }
+        bench.send(&ToGate::Listener { index: 0 }, &[listener.as_fd()]).await;
+        bench.files(&self.files).await;
         if config.admin.is_some() {
             let listener = StdListener::bind("127.0.0.1:0").unwrap();
             bench.admin = Some(listener.local_addr().unwrap());
@@ -120,16 +135,29 @@ impl Setup {
     }
 }
 
-fn config(servers: &[SocketAddr], listener: &str, more: &str) -> String {
+fn config(servers: &[SocketAddr], more: &str) -> String {
     let servers: Vec<String> = servers.iter().map(|server| format!("\"{server}\"")).collect();
     let servers = servers.join(", ");
     let route = if more.contains("[[route]]") { "" } else { "[[route]]\nbackend = \"app\"\n" };
-    format!(
-        "[[listener]]\nbind = \"127.0.0.1:0\"\n{listener}\n{route}[[backend]]\nname = \"app\"\nservers = [{servers}]\n{more}"
-    )
+    format!("[[listener]]\nbind = \"127.0.0.1:0\"\n{route}[[backend]]\nname = \"app\"\nservers = [{servers}]\n{more}")
 }
 
 impl Bench {
+    pub(super) async fn files(&self, files: &[(FileRole, OwnedFd)]) {
+        let roles = files.iter().map(|(role, _)| *role).collect();
+        self.send(&ToGate::Files { roles }, &files.iter().map(|(_, file)| file.as_fd()).collect::<Vec<_>>()).await;
+    }
+
+    /// Has the gate take these files into use. Returns whether it did.
+    pub(super) async fn reload(&mut self, files: &[(FileRole, OwnedFd)]) -> bool {
+        self.files(files).await;
+        self.send(&ToGate::Reload { reload: 7 }, &[]).await;
+        match self.next().await.0 {
+            ToKeeper::Reloaded { reload: 7, ok } => ok,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(super) async fn send(&self, message: &ToGate, fds: &[BorrowedFd<'_>]) {
         let sent = self.socket.async_io(Interest::WRITABLE, |socket| wire::send(socket, message, fds)).await;
         // A gate that was given something unusable may have ended before the last message.

@@ -29,7 +29,7 @@ async fn a_pair_is_handed_over_with_what_was_read_ahead() {
     assert!(answer.contains(&status), "{answer}");
     assert_eq!(pair.to_backend, b"first frames of the client");
     assert_eq!(pair.to_client, b"first frames of the backend");
-    assert_eq!(pair.facts.client, client.local_addr().unwrap());
+    assert_eq!(pair.facts.client.inet(), client.local_addr().ok());
     assert_eq!((pair.facts.listener, pair.facts.route, pair.facts.backend, pair.facts.server), (0, 0, 0, 0));
 
     // The sockets are the two connections, and nothing of either was lost on the way.
@@ -103,7 +103,7 @@ async fn without_room_nobody_is_accepted_until_the_keeper_has_room() {
     second.write_all(handshake("/second", "").as_bytes()).await.unwrap();
     let early = tokio::time::timeout(std::time::Duration::from_millis(100), listener.accept()).await;
     assert!(early.is_err(), "a connection was accepted without room");
-    bench.send(&ToGate::Closed { count: 1 }, &[]).await;
+    bench.send(&ToGate::Closed { count: 1, by_route: vec![] }, &[]).await;
     let (_, head) = asked(&listener).await;
     assert!(head.starts_with("GET /second "), "{head}");
 }

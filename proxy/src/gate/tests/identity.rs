@@ -98,6 +98,23 @@ impl Identity {
         TlsConnector::from(Arc::new(config))
     }
 
+    /// A client that trusts it and shows another, if one is named.
+    pub(super) fn client_showing(&self, shown: Option<&Self>) -> TlsConnector {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots());
+        let key = |shown: &Self| PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+        TlsConnector::from(Arc::new(match shown {
+            None => builder.with_no_client_auth(),
+            Some(shown) => builder.with_client_auth_cert(vec![shown.der.clone()], key(shown)).unwrap(),
+        }))
+    }
+
+    pub(super) fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
     /// Such a client's connection to a gate.
     pub(super) async fn connect(&self, bench: &Bench) -> TlsStream<TcpStream> {
         let name = ServerName::try_from("app.test").unwrap();

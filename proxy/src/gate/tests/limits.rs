@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::bench::{Setup, asked, backend, handshake, nobody, read_all, switching};
 use crate::gate::refusal::{Outcome, Refusal};
+use crate::handoff::ToGate;
 
 fn is(answer: &str, refusal: Refusal) -> bool {
     answer.starts_with(&format!("HTTP/1.1 {} ", refusal.status().as_str()))
@@ -114,4 +115,61 @@ async fn the_whole_handshake_has_an_end() {
 async fn the_gate_ends_with_its_keeper() {
     let bench = Setup::plain(&[nobody().await], "").ready().await;
     bench.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_route_refuses_and_others_serve() {
+    let (server, listener) = backend().await;
+    let routes = "[[route]]\npath = \"/few\"\nbackend = \"app\"\nlimits = { connections = 2 }\n\
+                  [[route]]\nbackend = \"app\"\n";
+    let mut setup = Setup::plain(&[server], routes);
+    setup.live_by_route = vec![(0, 1)];
+    let mut bench = setup.ready().await;
+    // One lives from an earlier gate; one more goes to the keeper.
+    let mut first = bench.connect().await;
+    first.write_all(handshake("/few", "").as_bytes()).await.unwrap();
+    let (mut stream, _) = asked(&listener).await;
+    stream.write_all(switching("").as_bytes()).await.unwrap();
+    let held = bench.pair().await;
+    let full = bench.ask(&handshake("/few", "")).await;
+    assert!(is(&full, Refusal::RouteFull) && full.contains("\r\nretry-after: "), "{full}");
+    let mut other = bench.connect().await;
+    other.write_all(handshake("/", "").as_bytes()).await.unwrap();
+    drop(asked(&listener).await);
+    // The keeper says that one has ended.
+    drop(held);
+    bench.send(&ToGate::Closed { count: 1, by_route: vec![(0, 1)] }, &[]).await;
+    let mut next = loop {
+        // The message takes its time.
+        let mut next = bench.connect().await;
+        next.write_all(handshake("/few", "").as_bytes()).await.unwrap();
+        tokio::select! {
+            (stream, _) = asked(&listener) => break (next, stream),
+            answer = read_all(&mut next) => assert!(is(&answer, Refusal::RouteFull), "{answer}"),
+        }
+    };
+    // A handshake holds a place, and gives it back when it fails.
+    let full = bench.ask(&handshake("/few", "")).await;
+    assert!(is(&full, Refusal::RouteFull), "{full}");
+    next.1.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert!(read_all(&mut next.0).await.starts_with("HTTP/1.1 404 "));
+    bench.counted(Outcome::BackendAnswer, 1).await;
+}
+
+#[tokio::test]
+async fn a_routes_own_time_limits() {
+    let (server, listener) = backend().await;
+    let routes = "[timeouts]\nhandshake = \"30s\"\n\
+                  [[route]]\npath = \"/quick\"\nbackend = \"app\"\ntimeouts = { response = \"100ms\" }\n\
+                  [[route]]\npath = \"/short\"\nbackend = \"app\"\ntimeouts = { handshake = \"100ms\" }\n";
+    let bench = Setup::plain(&[server], routes).ready().await;
+    for path in ["/quick", "/short"] {
+        let silent = async {
+            let (mut stream, _) = asked(&listener).await;
+            read_all(&mut stream).await
+        };
+        let request = handshake(path, "");
+        let (answer, _) = tokio::join!(bench.ask(&request), silent);
+        assert!(is(&answer, Refusal::ResponseTimeout), "{path}: {answer}");
+    }
 }

@@ -4,9 +4,13 @@
 mod admin;
 mod backend_tls;
 mod bench;
+mod certificates;
 mod hand_over;
+mod http2;
 mod identity;
 mod limits;
+mod plain;
+mod proxy_headers;
 mod refusals;
 mod secure;
 mod user_tls;

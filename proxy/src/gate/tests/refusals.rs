@@ -43,7 +43,7 @@ async fn what_is_no_handshake_is_told_so() {
         (handshake("/", "X: \u{1}\r\n"), Refusal::Malformed),
         (handshake("/", "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"), Refusal::Body),
         (handshake("/", "Content-Length: 3\r\nContent-Length: 4\r\n"), Refusal::Malformed),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), Refusal::Malformed),
+        ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_owned(), Refusal::Malformed),
     ];
     for (request, refusal) in cases {
         let answer = bench.ask(&request).await;

@@ -250,18 +250,25 @@ async fn a_silent_pair_ends_where_that_is_configured() {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_and_no_http_2() {
+async fn both_versions_of_tls_and_of_http() {
     let identity = Identity::new();
     let bench = identity.listener(&[nobody().await], "").ready().await;
     let name = || ServerName::try_from("app.test").unwrap();
-    for version in rustls::ALL_VERSIONS {
-        let connector = identity.client(&[*version], &[b"h2", b"http/1.1"]);
+    let agreed = async |bench: &Bench, version: &'static rustls::SupportedProtocolVersion, offered: &[&[u8]]| {
+        let connector = identity.client(&[version], offered);
         let client = connector.connect(name(), bench.connect().await).await.unwrap();
-        assert_eq!(client.get_ref().1.protocol_version(), Some(version.version));
-        assert_eq!(client.get_ref().1.alpn_protocol(), Some(b"http/1.1".as_slice()));
+        client.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)
+    };
+    for version in rustls::ALL_VERSIONS {
+        assert_eq!(agreed(&bench, version, &[b"http/1.1", b"h2"]).await, Some(b"h2".to_vec()));
+        assert_eq!(agreed(&bench, version, &[b"http/1.1"]).await, Some(b"http/1.1".to_vec()));
+        assert_eq!(agreed(&bench, version, &[]).await, None);
     }
-    let connector = identity.client(rustls::ALL_VERSIONS, &[b"h2"]);
-    connector.connect(name(), bench.connect().await).await.unwrap_err();
+    let mut setup = identity.listener(&[nobody().await], "");
+    setup.config = setup.config.replacen("[[listener]]\n", "[[listener]]\nhttp2 = false\n", 1);
+    let bench = setup.ready().await;
+    assert_eq!(agreed(&bench, rustls::ALL_VERSIONS[0], &[b"h2", b"http/1.1"]).await, Some(b"http/1.1".to_vec()));
+    identity.client(rustls::ALL_VERSIONS, &[b"h2"]).connect(name(), bench.connect().await).await.unwrap_err();
     bench.counted(Outcome::TlsFailed, 1).await;
 }
 

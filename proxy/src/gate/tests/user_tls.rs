@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -18,11 +17,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
-use super::bench::{NEVER, read_all, read_exact};
+use super::bench::{IDENTITY, NEVER, read_all, read_exact};
 use super::identity::{Identity, file};
 use crate::config;
+use crate::gate::files::Files;
 use crate::gate::stream::Stream;
-use crate::gate::tls::{self, Arming, Connector, end_reason};
+use crate::gate::tls::{self, Acceptor, Arming, Connector, Secured, end_reason};
+use crate::handoff::files::FileRole;
 use crate::handoff::{EndReason, WhyNot};
 use crate::ktls::Ability;
 
@@ -41,25 +42,21 @@ async fn ends(identity: &Identity, suite: SupportedCipherSuite, client: bool, li
     let arming = Arming::new(Ability::default(), WhyNot::Configured, limit);
     let (connector, acceptor) = identity.ends(suite);
     let (near, far) = sockets(cut).await;
+    let mut files = Files::default();
     let (ours, theirs) = if client {
-        let settings = config::BackendTls {
-            ca: Some(PathBuf::from("ca.pem")),
-            server_name: Some("app.test".to_owned()),
-            certificate: None,
-            key: None,
-        };
-        let ca = Some(file(identity.certificate()));
-        let ours = Connector::new(&settings, ca, None, &mut Default::default()).unwrap();
-        let server = Ipv4Addr::LOCALHOST.into();
+        let settings: config::BackendTls = toml::from_str("ca = \"ca.pem\"\nserver_name = \"app.test\"").unwrap();
+        files.take(vec![FileRole::BackendCa { backend: 0 }], vec![file(identity.certificate())]).unwrap();
+        let ours = Connector::new(0, &settings, &files, &mut Default::default()).unwrap();
+        let server = Some(Ipv4Addr::LOCALHOST.into());
         let (ours, theirs) = tokio::join!(tls::connect(near, &ours, server, &arming), acceptor.accept(far));
         (ours.unwrap(), theirs.unwrap().into())
     } else {
-        let [certificate, key] = identity.files();
-        let names = config::Tls { certificate: "cert.pem".into(), key: "key.pem".into() };
-        let ours = tls::acceptor(certificate, key, &names).unwrap();
+        let settings: config::Tls = toml::from_str("certificate = \"cert.pem\"\nkey = \"key.pem\"").unwrap();
+        files.take(IDENTITY.to_vec(), identity.files().into()).unwrap();
+        let ours = Acceptor::new(0, &settings, false, &files, None).unwrap();
         let name = ServerName::try_from("app.test").unwrap();
         let (ours, theirs) = tokio::join!(tls::accept(near, &ours, &arming), connector.connect(name, far));
-        let Ok(ours) = ours else { panic!("{suite:?}: no session") };
+        let Ok(Secured { stream: ours, person: None, .. }) = ours else { panic!("{suite:?}: no session") };
         (ours, theirs.unwrap().into())
     };
     let Stream::User(..) = &ours else { panic!("the kernel has the keys") };
@@ -281,7 +278,7 @@ async fn an_alert_is_an_error_of_the_peers() {
     // Bytes that rustls cannot open: it says so.
     let mut garbage = vec![9; 40];
     garbage[..5].copy_from_slice(&[23, 3, 3, 0, 35]);
-    let mut raw = ours.tcp();
+    let mut raw = ours.tcp().unwrap();
     poll_fn(|cx| raw.poll_write_ready(cx)).await.unwrap();
     assert_eq!(raw.try_write(&garbage).unwrap(), garbage.len());
     raw = theirs.get_ref().0;

@@ -15,6 +15,7 @@ use super::user::UserTls;
 use crate::gate::stream::Stream;
 use crate::handoff::WhyNot;
 use crate::ktls::{Ability, Handshaken, Keys, Leg, Ready, Refused, Role, Secret, Suite};
+use crate::sys::socket::is_unix;
 
 /// What the kernel does for this gate's TLS.
 pub(in crate::gate) struct Arming {
@@ -58,6 +59,9 @@ impl Arming {
     }
 
     fn install(&self, tcp: &TcpStream, done: &Handshaken) -> io::Result<Result<Leg, WhyNot>> {
+        if is_unix(tcp) {
+            return Ok(Err(WhyNot::UnixSocket));
+        }
         if let Some(why) = self.why_not(done.suite) {
             return Ok(Err(why));
         }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -14,10 +13,12 @@ use tokio_rustls::TlsConnector;
 use super::arm::{self, Arming};
 use super::broken;
 use super::records::Records;
-use super::{HTTP_1_1, certificates, private_key, provider};
+use super::{HTTP_1_1, authorities, certificates, private_key};
 use crate::config;
+use crate::gate::files::Files;
 use crate::gate::refusal::Refusal;
 use crate::gate::stream::Stream;
+use crate::handoff::files::FileRole;
 use crate::ktls::Why;
 
 /// A backend's TLS.
@@ -53,33 +54,29 @@ impl Roots {
 }
 
 impl Connector {
-    /// Makes a backend's TLS from its settings and its PEM files: those in `ca`, and a certificate with its key.
+    /// Makes a backend's TLS from its settings and its files.
     ///
     /// # Errors
     /// A file that holds no certificate or key, a certificate and a key that do not belong together, or no root
     /// certificate at all; the message names the file or says what to do.
     pub(in crate::gate) fn new(
+        backend: u16,
         settings: &config::BackendTls,
-        ca: Option<OwnedFd>,
-        identity: Option<[OwnedFd; 2]>,
+        files: &Files,
         system: &mut Roots,
     ) -> anyhow::Result<Self> {
-        let roots = match (ca, &settings.ca) {
-            (Some(file), Some(name)) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(file, name)? {
-                    roots.add(certificate).with_context(|| format!("{}: cannot be used as a CA", name.display()))?;
-                }
-                Arc::new(roots)
-            }
-            _ => system.of_the_system()?,
+        let roots = match &settings.ca {
+            Some(name) => Arc::new(authorities(&files.bytes(FileRole::BackendCa { backend })?, name)?),
+            None => system.of_the_system()?,
         };
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
+        let config::TlsChoice { provider, versions } = settings.policy().choose().map_err(anyhow::Error::msg)?;
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&versions)?
             .with_root_certificates(roots);
-        let mut config = match (identity, &settings.certificate, &settings.key) {
-            (Some([certificate, key]), Some(chain_name), Some(key_name)) => {
-                let (chain, key) = (certificates(certificate, chain_name)?, private_key(key, key_name)?);
+        let mut config = match (&settings.certificate, &settings.key) {
+            (Some(chain_name), Some(key_name)) => {
+                let chain = certificates(&files.bytes(FileRole::BackendCertificate { backend })?, chain_name)?;
+                let key = private_key(&files.bytes(FileRole::BackendKey { backend })?, key_name)?;
                 builder.with_client_auth_cert(chain, key).with_context(|| {
                     let (chain, key) = (chain_name.display(), key_name.display());
                     format!("{chain} and {key}: the certificate or its key cannot be used")
@@ -96,7 +93,7 @@ impl Connector {
     }
 }
 
-/// Does the TLS handshake with a server, and gives the keys to the kernel if it takes them. Cancelled, it closes the
+/// Does the TLS handshake with a server, whose address it is if it has one, and gives the keys to the kernel if it takes them. Cancelled, it closes the
 /// connection.
 ///
 /// # Errors
@@ -104,10 +101,11 @@ impl Connector {
 pub(in crate::gate) async fn connect(
     stream: TcpStream,
     connector: &Connector,
-    server: IpAddr,
+    server: Option<IpAddr>,
     arming: &Arming,
 ) -> io::Result<Stream> {
-    let name = connector.name.clone().unwrap_or_else(|| ServerName::from(server));
+    let name = connector.name.clone().or_else(|| server.map(ServerName::from));
+    let name = name.ok_or_else(|| io::Error::other("there is no name that the certificate should be for"))?;
     let (config, secrets) = arm::with_secrets(&**connector.tls.config(), |config, secrets| config.key_log = secrets);
     let session = TlsConnector::from(config).connect(name, Records::new(stream)).await?;
     arming.arm(session.into(), &secrets)

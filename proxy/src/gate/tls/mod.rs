@@ -8,21 +8,20 @@
 
 mod arm;
 mod broken;
+mod choice;
 mod client;
 mod kernel;
+mod person;
 mod record;
 mod records;
 mod server;
 mod session;
 mod user;
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -30,24 +29,23 @@ pub(super) use arm::Arming;
 pub(super) use broken::end_reason;
 pub(super) use client::{Connector, Roots, connect, failure};
 pub(super) use kernel::KernelTls;
-pub(super) use server::{NoSession, accept, acceptor};
+pub(super) use person::{CLIENT_CERT, CLIENT_CERT_SUBJECT, Person};
+pub(super) use server::{Acceptor, NoSession, Secured, accept};
 pub(super) use user::UserTls;
 
-/// The one protocol that is spoken inside of TLS, as ALPN calls it (RFC 7301 §6).
+/// What is spoken inside of TLS, as ALPN calls it (RFC 7301 §6).
 const HTTP_1_1: &[u8] = b"http/1.1";
 
-/// The cryptography of both sides.
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
+/// What clients may speak too (RFC 9113 §3.2).
+const HTTP_2: &[u8] = b"h2";
 
 /// Every certificate of a PEM file; `name` stands for it in messages.
 ///
 /// # Errors
 /// There is none, or something that is no PEM.
-fn certificates(file: OwnedFd, name: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+fn certificates(pem: &[u8], name: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let name = name.display();
-    let chain = CertificateDer::pem_reader_iter(File::from(file))
+    let chain = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .with_context(|| format!("{name}: cannot read the certificate: it must be PEM, the leaf first"))?;
     anyhow::ensure!(!chain.is_empty(), "{name}: there is no certificate in it: it must be PEM, the leaf first");
@@ -58,7 +56,19 @@ fn certificates(file: OwnedFd, name: &Path) -> anyhow::Result<Vec<CertificateDer
 ///
 /// # Errors
 /// There is none, or one that is encrypted.
-fn private_key(file: OwnedFd, name: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_reader(File::from(file))
+fn private_key(pem: &[u8], name: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(pem)
         .with_context(|| format!("{}: cannot read the private key: it must be PEM, not encrypted", name.display()))
+}
+
+/// The authorities of a PEM file; `name` stands for it in messages.
+///
+/// # Errors
+/// As [`certificates`], or one of them is no certificate of an authority.
+fn authorities(pem: &[u8], name: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem, name)? {
+        roots.add(certificate).with_context(|| format!("{}: cannot be used as a CA", name.display()))?;
+    }
+    Ok(roots)
 }

@@ -114,7 +114,7 @@ impl Relay {
     /// Closes a pair's sockets and forgets it, but for its counts.
     pub(super) fn finish(&mut self, slot: u32) {
         let Some(pair) = self.table.remove(slot) else { return };
-        self.ended.unreported += 1;
+        self.ended.left(pair.facts.route);
         if let Some(kernel) = &mut self.kernel
             && pair.engine == Engine::Sockmap
         {
@@ -125,7 +125,7 @@ impl Relay {
         if let Some(Closing::Reset { delivers, .. }) = pair.closing {
             told[delivers as usize] = pair.reason == EndReason::TlsProtocol;
             for side in Direction::ALL.into_iter().filter(|side| !told[*side as usize]) {
-                // A close with this setting sends an RST.
+                // A close with this setting sends an RST (and closes a Unix socket as any other close does).
                 let _ = sockopt::set_socket_linger(pair.source(side), Some(Duration::ZERO));
             }
         }

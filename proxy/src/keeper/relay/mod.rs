@@ -2,7 +2,8 @@
 //!
 //! A pair begins in the [`copy`] engine, which delivers what was read ahead during the handshakes. Once nothing is
 //! under way in either direction it enters the [`sockmap`] engine, if there is one. A pair with TLS keys in the kernel
-//! on either side stays: its sockets can never enter a sockmap. Its engine is called `ktls`.
+//! on either side stays: its sockets can never enter a sockmap. Its engine is called `ktls`. So does a pair with a Unix
+//! socket on either side.
 
 mod closing;
 mod copy;
@@ -13,7 +14,7 @@ mod sockmap;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -28,12 +29,13 @@ use super::pump::Spill;
 use super::reactor::{Reactor, Source};
 use super::table::Table;
 use super::timers::{Reason, Timer, Timers};
-use crate::config::Config;
+use crate::config::{Ages, Config};
 use crate::handoff::{EndReason, Engine, NewPair, WhyNot};
 use crate::kernel::Kernel;
 use crate::ktls::Progress;
 use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::{MappedArray, Slot};
+use crate::sys::patience::Patience;
 use crate::sys::socket;
 use linger::Lingering;
 use patrol::Patrol;
@@ -64,8 +66,8 @@ pub(super) struct Relay {
 }
 
 struct Limits {
-    idle: Option<Duration>,
-    lifetime: Option<Duration>,
+    /// By the index of the route.
+    ages: Vec<Ages>,
     keepalive: Duration,
     user_timeout: Duration,
 }
@@ -78,14 +80,19 @@ pub(super) struct Ended {
     /// By reason, in the order of [`EndReason::ALL`].
     pub(super) reasons: [u64; EndReason::ALL.len()],
     /// By direction and close code.
-    pub(super) close_codes: std::collections::BTreeMap<(u32, u32), u64>,
+    pub(super) close_codes: BTreeMap<(u32, u32), u64>,
     /// Moves of directions to user mode.
     pub(super) flips: u64,
-    /// Pairs that ended since this was last asked for.
-    pub(super) unreported: u32,
+    /// Pairs that ended since the gate was last told, by their route.
+    pub(super) unreported: BTreeMap<u16, u32>,
 }
 
 impl Ended {
+    /// A pair of this route is no more, which the gate must be told.
+    pub(super) fn left(&mut self, route: u16) {
+        *self.unreported.entry(route).or_default() += 1;
+    }
+
     /// Adds what one pair counted.
     pub(super) fn add(&mut self, engine: Engine, reason: EndReason, counted: &[DirCounters; 2]) {
         if let Some(count) = self.reasons.get_mut(reason as usize) {
@@ -124,8 +131,7 @@ impl Relay {
             again: VecDeque::new(),
             buffer: vec![0; BUFFER],
             limits: Limits {
-                idle: config.relay.idle_timeout,
-                lifetime: config.relay.max_lifetime,
+                ages: (0..).take(config.routes.len()).map(|route| config.ages(route)).collect(),
                 keepalive: config.relay.keepalive,
                 user_timeout: config.relay.user_timeout,
             },
@@ -147,15 +153,16 @@ impl Relay {
     /// Takes a pair over. If it cannot, both sockets are closed, which both sides see.
     pub(super) fn open(&mut self, new: NewPair, sockets: [OwnedFd; 2], now: Instant) {
         let cookies = [0, 1].map(|side: usize| sockopt::socket_cookie(&sockets[side]).unwrap_or(0));
-        for socket in &sockets {
-            if let Err(error) = self.prepare(socket) {
+        let unix = [0, 1].map(|side: usize| socket::is_unix(&sockets[side]));
+        let mut flows = unix.map(|unix| Flow { patience: Patience::of(!unix), ..Flow::default() });
+        for (socket, unix) in sockets.iter().zip(unix) {
+            if let Err(error) = self.prepare(socket, unix) {
                 tracing::warn!(conn = %new.facts.id, %error, "cannot set keepalive on a relayed socket");
             }
         }
-        let mut flows = [Flow::default(), Flow::default()];
         let mut scanners = Box::new([Scanner::START; 2]);
         let leftovers = [new.to_backend, new.to_client];
-        let id = new.facts.id;
+        let (id, route) = (new.facts.id, new.facts.route);
         let generation = self.table.next_generation();
         let mut counted = PairCounters::ZERO;
         let halves = flows.iter_mut().zip(scanners.iter_mut()).zip(leftovers).zip(&mut counted.dirs);
@@ -164,7 +171,8 @@ impl Relay {
             flow.spill = Spill::of(bytes);
         }
         let legs = new.tls.map(|leg| leg.map(Box::new));
-        let tls = legs.iter().any(Option::is_some);
+        let (tls, unix) = (legs.iter().any(Option::is_some), unix.contains(&true));
+        let why_not = if unix { Some(WhyNot::UnixSocket) } else { self.why_not };
         let pair = Pair {
             facts: new.facts,
             sockets,
@@ -174,15 +182,15 @@ impl Relay {
             scanners: Some(scanners),
             generation,
             engine: if tls { Engine::Ktls } else { Engine::Copy },
-            why_not: self.why_not.filter(|_| !tls),
-            promote: self.kernel.is_some() && !tls,
+            why_not: why_not.filter(|_| !tls),
+            promote: self.kernel.is_some() && !tls && !unix,
             closing: None,
             reason: EndReason::Finished,
             opened: now,
             watched: [EventFlags::empty(); 2],
         };
         let Some(slot) = self.table.insert(Box::new(pair)) else {
-            self.ended.unreported += 1;
+            self.ended.left(route);
             tracing::error!(conn = %id, "the table of pairs is full; a pair was dropped");
             return;
         };
@@ -194,8 +202,12 @@ impl Relay {
         }
     }
 
-    fn prepare(&self, socket: &OwnedFd) -> io::Result<()> {
+    fn prepare(&self, socket: &OwnedFd, unix: bool) -> io::Result<()> {
         rustix::io::ioctl_fionbio(socket, true)?;
+        if unix {
+            // What follows is TCP's. The peer of a Unix socket cannot die without the kernel's telling.
+            return Ok(());
+        }
         sockopt::set_tcp_nodelay(socket, true)?;
         socket::watch_for_death(socket, self.limits.keepalive, self.limits.user_timeout)
     }
@@ -324,10 +336,17 @@ impl Relay {
     }
 
     fn set_limit_timer(&mut self, slot: u32, now: Instant) {
-        let next = [self.limits.idle, self.limits.lifetime].into_iter().flatten().min();
+        let Ages { idle, lifetime } = self.ages(slot);
+        let next = [idle, lifetime].into_iter().flatten().min();
         if let Some(after) = next {
             self.set_limit(slot, now, after);
         }
+    }
+
+    /// The limits on a pair's silence and age.
+    fn ages(&self, slot: u32) -> Ages {
+        let route = self.table.get(slot).map(|pair| usize::from(pair.facts.route));
+        route.and_then(|route| self.limits.ages.get(route)).copied().unwrap_or_default()
     }
 
     /// A limit beyond what the clock can say is none.
@@ -344,9 +363,9 @@ impl Relay {
             return;
         }
         let age = now.saturating_duration_since(pair.opened);
-        let idle = self.idle_for(slot).map_or(age, |idle| idle.min(age));
+        let (ages, idle) = (self.ages(slot), self.idle_for(slot).map_or(age, |idle| idle.min(age)));
         let left = |limit: Option<Duration>, used: Duration| limit.map(|limit| limit.saturating_sub(used));
-        let (idle_left, life_left) = (left(self.limits.idle, idle), left(self.limits.lifetime, age));
+        let (idle_left, life_left) = (left(ages.idle, idle), left(ages.lifetime, age));
         let reason = if life_left == Some(Duration::ZERO) {
             EndReason::Lifetime
         } else if idle_left == Some(Duration::ZERO) {

@@ -35,7 +35,7 @@ impl Relay {
         for (_, pair) in self.table.iter_mut() {
             for side in Direction::ALL {
                 let socket = &pair.sockets[side as usize];
-                patience::look(socket, self.limits.user_timeout, &mut pair.flows[side as usize].patient);
+                patience::look(socket, self.limits.user_timeout, &mut pair.flows[side as usize].patience);
             }
         }
     }

@@ -186,24 +186,31 @@ fn slots_are_used_again_and_begin_at_zero() {
     });
 }
 
+/// A configuration with these lines in `[relay]`, and these for the only route's own limits.
+fn aging(relay: &str, route: &str) -> Config {
+    let route = crate::config::Route { relay: toml::from_str(route).unwrap(), ..Default::default() };
+    Config { relay: toml::from_str(relay).unwrap(), routes: vec![route], ..Config::default() }
+}
+
 #[test]
 fn the_idle_and_the_lifetime_limit_end_a_pair_with_fins() {
-    let config = |text: &str| {
-        let mut config = Config::default();
-        let relay = toml::from_str::<crate::config::Relay>(text).unwrap();
-        config.relay = relay;
-        config
-    };
-    for (text, reason) in
-        [("idle_timeout = \"100ms\"", EndReason::Idle), ("max_lifetime = \"100ms\"", EndReason::Lifetime)]
-    {
-        let mut rig = Rig::new(&config(text), None, None);
+    let (idle, lifetime) = ("idle_timeout = \"100ms\"", "max_lifetime = \"100ms\"");
+    for (relay, route, reason) in [
+        (idle, "", EndReason::Idle),
+        (lifetime, "", EndReason::Lifetime),
+        ("", idle, EndReason::Idle),
+        ("", lifetime, EndReason::Lifetime),
+        ("idle_timeout = \"1h\"", idle, EndReason::Idle),
+        (idle, "idle_timeout = \"off\"\nmax_lifetime = \"500ms\"", EndReason::Lifetime),
+    ] {
+        let mut rig = Rig::new(&aging(relay, route), None, None);
         let Ends { client, backend } = rig.open();
         sees_end(&mut rig, client.try_clone().unwrap());
         sees_end(&mut rig, backend.try_clone().unwrap());
         drop((client, backend));
         rig.until("the pair has ended", |rig| rig.live() == 0);
-        assert_eq!(count(&rig, reason), 1);
+        assert_eq!(count(&rig, reason), 1, "{relay}, on the route {route}");
+        assert_eq!(rig.relay.ended.unreported.get(&0), Some(&1));
     }
 }
 

@@ -205,7 +205,7 @@ impl Rig {
         let pair = NewPair {
             facts: Facts {
                 id: ConnId(self.next),
-                client: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+                client: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)).into(),
                 listener: 0,
                 route: 0,
                 backend: 0,

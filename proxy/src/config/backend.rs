@@ -1,0 +1,123 @@
+//! The servers behind Sluice.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::duration;
+use super::tls::{max_version, min_version};
+use super::{Address, SendProxy, TlsPolicy, TlsVersion};
+
+/// A named group of servers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backend {
+    /// The name that routes use.
+    pub name: String,
+    /// Addresses and ports, or `unix:` and the path of a socket file; taken in turn. The gate's user must be able to
+    /// connect to a socket file.
+    pub servers: Vec<Address>,
+    /// Connections to a server that plain HTTP requests have used are kept for the next ones for this long. 4 s: less
+    /// than the 5 s after which Node.js closes them, perhaps at the very moment at which a request is sent.
+    #[serde(default = "defaults::keep_alive", with = "duration")]
+    pub keep_alive: Duration,
+    /// With it, a client comes back to the server that it was on, by a cookie.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
+    /// With it, TLS is spoken to every server, and its certificate is verified: there is no way around that.
+    #[serde(default)]
+    pub tls: Option<BackendTls>,
+    /// The PROXY header, `"v1"` or `"v2"`, that every connection to a server begins with: the client's address, and the
+    /// one that it came to. None: the server would take it for a malformed request.
+    #[serde(default)]
+    pub send_proxy: Option<SendProxy>,
+}
+
+/// The cookie that brings a client back to its server: for backends that keep something of a client from one connection
+/// to the next (Socket.IO's polling, for one). `sticky = {}` takes all defaults. A server that is gone is replaced by
+/// another, and the cookie with it. Backends do not see it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sticky {
+    /// The cookie's name. Two backends under one host need different names.
+    pub cookie: String,
+    /// How long it is good for; a client that comes in the second half of that gets a new one. 24 h: a working day with
+    /// its night.
+    #[serde(with = "duration")]
+    pub lifetime: Duration,
+    /// Whether browsers send it with requests that other sites' pages make. `lax`: only when a link is followed.
+    pub same_site: SameSite,
+}
+
+impl Default for Sticky {
+    fn default() -> Self {
+        Self { cookie: "sluice".into(), lifetime: Duration::from_secs(86_400), same_site: SameSite::Lax }
+    }
+}
+
+/// The SameSite attribute of a cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SameSite {
+    /// With requests of other sites only when a link is followed.
+    #[default]
+    Lax,
+    /// Never with requests of other sites.
+    Strict,
+    /// Always; then it is Secure too, or browsers refuse it.
+    None,
+}
+
+/// TLS towards a backend. `tls = {}` trusts the system's root certificates. Relative paths start at the configuration
+/// file's folder. The keeper reads the files, so the gate's user need not be able to; it looks once a second whether they
+/// have changed, and on SIGHUP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendTls {
+    /// PEM file with the certificates that are trusted, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The name, or the IP address, that the servers' certificate must be for; a name is also sent to them (SNI).
+    /// None: each server's certificate must be for its own IP address.
+    pub server_name: Option<String>,
+    /// PEM file with a certificate and its chain, leaf first, for servers that ask for one.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key.
+    pub key: Option<PathBuf>,
+    /// The lowest TLS version, `"1.2"` or `"1.3"`. `"1.2"`.
+    pub min_version: TlsVersion,
+    /// The highest TLS version. `"1.3"`.
+    pub max_version: TlsVersion,
+    /// The cipher suites, by their names in IANA's registry, the preferred first. None: all that are built in.
+    pub cipher_suites: Vec<String>,
+}
+
+impl Default for BackendTls {
+    fn default() -> Self {
+        Self {
+            ca: None,
+            server_name: None,
+            certificate: None,
+            key: None,
+            min_version: min_version(),
+            max_version: max_version(),
+            cipher_suites: Vec::new(),
+        }
+    }
+}
+
+impl BackendTls {
+    /// Its versions and cipher suites.
+    #[must_use]
+    pub fn policy(&self) -> TlsPolicy<'_> {
+        TlsPolicy { min: self.min_version, max: self.max_version, suites: &self.cipher_suites }
+    }
+}
+
+pub(super) mod defaults {
+    use std::time::Duration;
+
+    pub(in crate::config) fn keep_alive() -> Duration {
+        Duration::from_secs(4)
+    }
+}

@@ -1,0 +1,70 @@
+//! Bodies for the answers that are Sluice's own.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::matching::short_or_whole;
+use super::{ConfigError, Texts};
+
+/// The most that all bodies may have together, in bytes. 64 KiB: they go to the gate in one message, with everything
+/// else in the configuration.
+pub const ERROR_BODIES: usize = 64 * 1024;
+
+/// A body for some of the answers with which Sluice refuses, instead of its line of plain text. Status and header
+/// fields stay as they are, but for Content-Type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorPage {
+    /// The statuses that it is for, as `[502, 504]`.
+    #[serde(default)]
+    pub status: Vec<u16>,
+    /// The reasons that it is for: the word behind `reason=` in Proxy-WebSocket-Status, or a list of such. A page for
+    /// the reason goes before one for the status.
+    #[serde(default, deserialize_with = "short_or_whole")]
+    pub reason: Texts,
+    /// The Content-Type. `text/html; charset=utf-8`: pages for people.
+    #[serde(default = "html")]
+    pub content_type: String,
+    /// The body. All bodies together may have 64 KiB.
+    #[serde(default)]
+    pub body: Option<String>,
+    /// A file with the body, in UTF-8, instead of `body`. It is read at the start; a relative path starts at the
+    /// configuration file's folder.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+}
+
+fn html() -> String {
+    "text/html; charset=utf-8".into()
+}
+
+impl ErrorPage {
+    /// What is wrong with it by itself.
+    pub(super) fn wrong(&self) -> Option<String> {
+        if self.status.is_empty() && self.reason.0.is_empty() {
+            return Some("it needs status = [..] or reason = \"..\"".into());
+        }
+        let one = self.body.is_some() != self.file.is_some();
+        (!one).then(|| "it needs a body or a file, and not both".into())
+    }
+
+    /// Reads the file, if it has one: from then on it is as if its text had been the body.
+    ///
+    /// # Errors
+    /// It cannot be read, is no UTF-8, or is longer than all bodies may be.
+    pub(super) fn load(&mut self, folder: &Path) -> Result<(), ConfigError> {
+        let Some(file) = self.file.take().map(|file| folder.join(file)) else { return Ok(()) };
+        let mut body = String::new();
+        let read =
+            std::fs::File::open(&file).and_then(|open| open.take(ERROR_BODIES as u64 + 1).read_to_string(&mut body));
+        let fits = read.and_then(|length| {
+            let long = || io::Error::other(format!("it is longer than {ERROR_BODIES} bytes"));
+            if length > ERROR_BODIES { Err(long()) } else { Ok(()) }
+        });
+        fits.map_err(|source| ConfigError::ErrorBody { path: file, source })?;
+        self.body = Some(body);
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! Which requests may enter, and where they go.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::duration::{self, Bound};
+use super::matching::short_or_whole;
+use super::{Condition, HeaderEdits, OriginRule, PathRule, Rewrite, Texts};
+
+/// One route. Of the routes that a request fits, the first in this order serves it: the higher `priority`; the exact
+/// host before the wildcard (a longer one first) before none; the exact path before the pattern before the prefix (a
+/// longer one first); more conditions (`headers`, `query`, `methods`) before fewer; the one that is written first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The Host that it serves: a name, `*.example.com` for every name below, or a list of such; none: every host.
+    #[serde(default, deserialize_with = "short_or_whole")]
+    pub host: Texts,
+    /// The path that it serves: a prefix, cut at `/`, as in `"/chat"`; `{ exact = "/chat" }`; or
+    /// `{ pattern = "/rooms/[0-9]+" }`. `/`: every path.
+    #[serde(default = "defaults::path", deserialize_with = "short_or_whole")]
+    pub path: PathRule,
+    /// Conditions on header fields, as `{ name = "x-client", value = "app" }`; all must hold. None.
+    #[serde(default)]
+    pub headers: Vec<Condition>,
+    /// Conditions on the query's parameters, as `{ name = "v", prefix = "2." }`; all must hold. None.
+    #[serde(default)]
+    pub query: Vec<Condition>,
+    /// The request methods that it serves; none: all. A WebSocket handshake is a GET.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// Routes with a higher number are tried first, however specific the others are. 0: most configurations need none,
+    /// since the more specific route wins.
+    #[serde(default)]
+    pub priority: i32,
+    /// Another path for the backend. None: it gets the path as the client sent it.
+    #[serde(default)]
+    pub rewrite: Option<Rewrite>,
+    /// Changes of the request's header fields, after everything else. None.
+    #[serde(default)]
+    pub request_headers: HeaderEdits,
+    /// Changes of the header fields of the backend's answers, after everything else. Sluice's own answers (errors) are
+    /// not changed: what they say of themselves must be true. None.
+    #[serde(default)]
+    pub response_headers: HeaderEdits,
+    /// Which values of Origin may enter. Without this setting, only pages of the same origin
+    /// (the Origin's host and port are those of Host), so that no foreign page can use a visitor's cookies.
+    #[serde(default = "defaults::origins")]
+    pub origins: Vec<OriginRule>,
+    /// Clients that send no Origin (programs, not browsers).
+    #[serde(default)]
+    pub no_origin: NoOrigin,
+    /// What becomes of requests that are no WebSocket handshake.
+    #[serde(default)]
+    pub http: HttpMode,
+    /// The name of the backend.
+    pub backend: String,
+    /// Time limits of the handshake, instead of those in `[timeouts]`.
+    #[serde(default)]
+    pub timeouts: RouteTimeouts,
+    /// How much of Sluice this route may take.
+    #[serde(default)]
+    pub limits: RouteLimits,
+    /// Time limits of established connections, instead of those in `[relay]`.
+    #[serde(default)]
+    pub relay: RouteRelay,
+}
+
+impl Default for Route {
+    /// Everything, to the backend called `default`.
+    fn default() -> Self {
+        Self {
+            host: Texts::default(),
+            path: defaults::path(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            methods: Vec::new(),
+            priority: 0,
+            rewrite: None,
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            origins: defaults::origins(),
+            no_origin: NoOrigin::default(),
+            http: HttpMode::default(),
+            backend: "default".into(),
+            timeouts: RouteTimeouts::default(),
+            limits: RouteLimits::default(),
+            relay: RouteRelay::default(),
+        }
+    }
+}
+
+/// What becomes of requests that are no WebSocket handshake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpMode {
+    /// They are refused with 426. The default: what a backend serves beside its WebSockets is not published unasked.
+    #[default]
+    Reject,
+    /// They go to the same backend: for libraries that begin with, or fall back to, plain requests (Socket.IO, SignalR,
+    /// Phoenix). `origins` holds for them too, or it could be gone around; `no_origin` does not, since browsers send
+    /// no Origin with most requests to the same origin.
+    Forward,
+}
+
+/// What becomes of clients that send no Origin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoOrigin {
+    /// They enter. The default: browsers always send Origin with a WebSocket handshake (RFC 6455 §4.1), so
+    /// nothing is gained against cross-site hijacking by refusing programs.
+    #[default]
+    Allow,
+    /// They are refused.
+    Deny,
+}
+
+/// Time limits of one route's handshakes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteTimeouts {
+    /// One TCP connect to one backend server, and as much again for its TLS handshake. None: `timeouts.dial`.
+    #[serde(with = "duration::maybe")]
+    pub dial: Option<Duration>,
+    /// From the request sent to the backend to its complete response head. None: `timeouts.response`. It ends with
+    /// `handshake` at the latest.
+    #[serde(with = "duration::maybe")]
+    pub response: Option<Duration>,
+    /// From accept to the end of the handshake. None: `timeouts.handshake`. (The request head's own limit,
+    /// `timeouts.head`, cannot depend on the route, which is chosen by the head.)
+    #[serde(with = "duration::maybe")]
+    pub handshake: Option<Duration>,
+    /// From a plain HTTP request sent to the backend to the head of the answer. None: `timeouts.http_response`.
+    #[serde(with = "duration::maybe")]
+    pub http_response: Option<Duration>,
+}
+
+/// How much of Sluice one route may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteLimits {
+    /// Connections at one time, those in their handshake included; one more is answered with 503 and Retry-After. 0:
+    /// as many as `limits.connections` allows.
+    pub connections: u32,
+}
+
+/// Time limits of one route's established connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteRelay {
+    /// A pair with no byte in either direction for this long is closed; `"off"`: never. None: `relay.idle_timeout`.
+    pub idle_timeout: Option<Bound>,
+    /// A pair this old is closed; `"off"`: never. None: `relay.max_lifetime`.
+    pub max_lifetime: Option<Bound>,
+}
+
+pub(super) mod defaults {
+    use crate::config::{OriginRule, PathRule};
+
+    pub(in crate::config) fn path() -> PathRule {
+        PathRule::Prefix("/".into())
+    }
+
+    pub(in crate::config) fn origins() -> Vec<OriginRule> {
+        vec![OriginRule::SameOrigin]
+    }
+}

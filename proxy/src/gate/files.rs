@@ -1,0 +1,140 @@
+//! What the gate makes of the files that the configuration names, and how changed ones take the place of others.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::Context as _;
+use zeroize::Zeroizing;
+
+use super::Gate;
+use super::tls::{Acceptor, Connector, Roots};
+use crate::config::Config;
+use crate::handoff::ToKeeper;
+use crate::handoff::files::{self, FileRole};
+use crate::observe::CertificateRow;
+
+/// Files as the keeper sends them.
+#[derive(Default)]
+pub(super) struct Files(HashMap<FileRole, File>);
+
+impl Files {
+    /// Takes what came with a message.
+    ///
+    /// # Errors
+    /// Descriptors and roles are not as many.
+    pub(super) fn take(&mut self, roles: Vec<FileRole>, fds: Vec<OwnedFd>) -> anyhow::Result<()> {
+        anyhow::ensure!(roles.len() == fds.len(), "the keeper sent {} files for {} roles", fds.len(), roles.len());
+        self.0.extend(roles.into_iter().zip(fds.into_iter().map(File::from)));
+        Ok(())
+    }
+
+    /// The bytes of one.
+    ///
+    /// # Errors
+    /// It has not been sent, or cannot be read.
+    pub(super) fn bytes(&self, role: FileRole) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        let file = self.0.get(&role).with_context(|| format!("the keeper has not sent the file for {role:?}"))?;
+        files::read(file).with_context(|| format!("cannot read what the keeper sent for {role:?}"))
+    }
+}
+
+/// Everything that is made of files: what has them configured has them here, or there is no such thing.
+#[derive(Default)]
+pub(super) struct Loaded {
+    /// By the index of the listener; those that speak TLS.
+    acceptors: HashMap<u16, Arc<Acceptor>>,
+    /// By the index of the backend; those that speak TLS.
+    connectors: HashMap<u16, Arc<Connector>>,
+}
+
+impl Loaded {
+    /// Makes it of all files. `before` is what is in use now, of which session tickets may live on.
+    ///
+    /// # Errors
+    /// One cannot be used; the message says which, and why.
+    pub(super) fn make(config: &Config, files: &Files, before: Option<&Self>) -> anyhow::Result<Self> {
+        let mut loaded = Self::default();
+        for (index, listener) in (0..).zip(&config.listeners) {
+            let Some(tls) = &listener.tls else { continue };
+            let before = before.and_then(|before| before.acceptors.get(&index));
+            let acceptor = Acceptor::new(index, tls, listener.http2, files, before.map(Arc::as_ref));
+            let acceptor = acceptor.with_context(|| format!("listener {}", listener.bind))?;
+            loaded.acceptors.insert(index, Arc::new(acceptor));
+        }
+        let mut roots = Roots::default();
+        for (index, backend) in (0..).zip(&config.backends) {
+            let Some(tls) = &backend.tls else { continue };
+            let connector = Connector::new(index, tls, files, &mut roots);
+            let connector = connector.with_context(|| format!("backend {:?}", backend.name))?;
+            loaded.connectors.insert(index, Arc::new(connector));
+        }
+        Ok(loaded)
+    }
+
+    /// What the admin listener shows of the certificates.
+    pub(super) fn certificates(&self, config: &Config) -> Vec<CertificateRow> {
+        let row = |index: &u16, file: &str, not_after: i64| CertificateRow {
+            listener: config
+                .listeners
+                .get(usize::from(*index))
+                .map_or_else(String::new, |found| found.bind.to_string()),
+            certificate: file.to_owned(),
+            not_after,
+        };
+        let mut rows: Vec<_> = self
+            .acceptors
+            .iter()
+            .flat_map(|(index, acceptor)| acceptor.ends().map(move |(file, not_after)| row(index, file, not_after)))
+            .collect();
+        rows.sort_by(|a, b| (&a.listener, &a.certificate).cmp(&(&b.listener, &b.certificate)));
+        rows
+    }
+}
+
+/// What is in use now. A connection takes what it needs when it begins, and keeps it.
+pub(super) struct InUse(RwLock<Arc<Loaded>>);
+
+impl InUse {
+    pub(super) fn new(loaded: Loaded) -> Self {
+        Self(RwLock::new(Arc::new(loaded)))
+    }
+
+    fn now(&self) -> Arc<Loaded> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A listener's TLS, if it has it.
+    pub(super) fn acceptor(&self, listener: u16) -> Option<Arc<Acceptor>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).acceptors.get(&listener).cloned()
+    }
+
+    /// A backend's TLS, if it has it.
+    pub(super) fn connector(&self, backend: u16) -> Option<Arc<Connector>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).connectors.get(&backend).cloned()
+    }
+}
+
+/// Takes changed files into use for new connections, all or none, and tells the keeper.
+///
+/// # Errors
+/// The keeper is gone.
+pub(super) async fn reload(gate: &Arc<Gate>, files: Files, reload: u64) -> std::io::Result<()> {
+    let of = gate.clone();
+    // Thousands of certificates take some milliseconds, which belong to no handshake's thread.
+    let made = tokio::task::spawn_blocking(move || Loaded::make(&of.config, &files, Some(&of.loaded.now()))).await;
+    let ok = match made.map_err(anyhow::Error::from).flatten() {
+        Ok(loaded) => {
+            gate.certificates.set(loaded.certificates(&gate.config));
+            *gate.loaded.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+            true
+        }
+        Err(error) => {
+            let why = format!("{error:#}");
+            tracing::error!(why, "the files cannot be used; those before them stay in use");
+            false
+        }
+    };
+    gate.control.send(&ToKeeper::Reloaded { reload, ok }, &[]).await
+}

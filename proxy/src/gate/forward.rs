@@ -1,0 +1,238 @@
+//! Plain HTTP requests go to a backend as they are, and its answers come back as they come.
+//!
+//! Bodies are passed on piece by piece in both directions: who reads slowly holds back who sends, and nothing is
+//! gathered here.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::timeout;
+
+use super::Gate;
+use super::exchange::AnswerBody;
+use super::policy::Way;
+use super::pool::{Place, RequestBody, Sender};
+use super::proxy_header::Ends;
+use super::refusal::Refusal;
+use super::sticky::Kept;
+use super::upstream::{self, Failure};
+use crate::handoff::ConnId;
+
+/// Sends a request to a server of the way's backend, and gives its answer. The answer's body carries its connection, and gives it back when
+/// it has been read.
+///
+/// Once the request may have been written nothing is tried again: the backend may have acted on it.
+/// Cancel safe: the connection is closed.
+///
+/// # Errors
+/// No server can be reached; or the one that was asked closed, was late, or sent something that is no HTTP answer.
+pub(super) async fn forward(
+    gate: &Arc<Gate>,
+    way: Way,
+    kept: Option<Kept>,
+    ends: Option<Ends>,
+    request: Request<UnsyncBoxBody<Bytes, io::Error>>,
+    id: ConnId,
+) -> Result<(u16, Response<AnswerBody>), Refusal> {
+    let moved = Arc::new(AtomicU64::new(0));
+    let mut request = request.map(|body| RequestBody::new(Counting { body, moved: moved.clone() }));
+    loop {
+        let (server, mut sender, used) = reach(gate, way, kept, ends, id).await?;
+        let asked = ask(&mut sender, request, &moved, gate.config.timeouts(way.route).http_response).await;
+        match asked {
+            Ok(response) => return Ok((server, answered(response, sender, (way.backend, server), gate)?)),
+            // The server closed it before the request was written: there is another one, or a new one.
+            Err(Unanswered::Unsent(back)) if used => request = *back,
+            Err(Unanswered::Unsent(_)) => return Err(Refusal::BackendClosed),
+            Err(Unanswered::Failed(failure)) => {
+                let server = gate.server(way.backend, server).map(tracing::field::display);
+                tracing::info!(conn = %id, server, %failure, "no answer of the backend");
+                return Err(failure.refusal);
+            }
+        }
+    }
+}
+
+/// A server of a backend with a connection to it, and whether that has been used before.
+async fn reach(
+    gate: &Arc<Gate>,
+    way: Way,
+    kept: Option<Kept>,
+    ends: Option<Ends>,
+    id: ConnId,
+) -> Result<(u16, Sender, bool), Refusal> {
+    let mut last = Refusal::BackendUnreachable;
+    for server in gate.turn(way.backend, kept) {
+        if let Some(sender) = gate.pool.take((way.backend, server)) {
+            return Ok((server, sender, true));
+        }
+        match connect(gate, way, server, ends).await {
+            Ok(sender) => return Ok((server, sender, false)),
+            Err(failure) => last = gate.passed_over(way.backend, server, id, &failure),
+        }
+    }
+    Err(last)
+}
+
+/// A new connection to a server.
+async fn connect(gate: &Arc<Gate>, way: Way, server: u16, ends: Option<Ends>) -> Result<Sender, Failure> {
+    let stream = gate.connect(way, server, ends).await?;
+    let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits).await?;
+    // Ends with the connection, which ends when its sender and its answer are dropped.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to a backend failed");
+        }
+    });
+    Ok(sender)
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// Nothing has been written. The request is good for another connection.
+    Unsent(Box<Request<RequestBody>>),
+    Failed(Failure),
+}
+
+/// Waits for the head of the answer, for so long behind the last byte of the request's body.
+async fn ask(
+    sender: &mut Sender,
+    request: Request<RequestBody>,
+    moved: &AtomicU64,
+    patience: Duration,
+) -> Result<Response<Incoming>, Unanswered> {
+    let mut answer = pin!(sender.try_send_request(request));
+    loop {
+        let before = moved.load(Ordering::Relaxed);
+        match timeout(patience, answer.as_mut()).await {
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(mut error)) => {
+                return Err(match error.take_message() {
+                    Some(request) => Unanswered::Unsent(Box::new(request)),
+                    None => Unanswered::Failed(upstream::broken(error.into_error())),
+                });
+            }
+            // A client that sends a long body is at it.
+            Err(_) if moved.load(Ordering::Relaxed) != before => {}
+            Err(_) => return Err(Unanswered::Failed(Refusal::ResponseTimeout.into())),
+        }
+    }
+}
+
+fn answered(
+    response: Response<Incoming>,
+    sender: Sender,
+    place: Place,
+    gate: &Arc<Gate>,
+) -> Result<Response<AnswerBody>, Refusal> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody asked for that.
+        return Err(Refusal::BackendUpgrade);
+    }
+    Ok(response.map(|body| AnswerBody::new(Leased { body, lease: Some(Lease { sender, place, gate: gate.clone() }) })))
+}
+
+/// A connection that an answer is still coming over.
+struct Lease {
+    sender: Sender,
+    place: Place,
+    gate: Arc<Gate>,
+}
+
+impl Lease {
+    /// The answer has ended: the next request may use it.
+    fn end(mut self) {
+        // One that began with a PROXY header is this client's.
+        let backend = self.gate.config.backends.get(usize::from(self.place.0));
+        let keep = backend.filter(|backend| backend.send_proxy.is_none()).map(|backend| backend.keep_alive);
+        let Some(keep) = keep else { return };
+        tokio::spawn(async move {
+            if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_ok() {
+                self.gate.pool.put(self.place, self.sender, keep);
+            }
+        });
+    }
+}
+
+/// A backend's body with its connection.
+struct Leased {
+    body: Incoming,
+    lease: Option<Lease>,
+}
+
+impl Leased {
+    fn ended(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.end();
+        }
+    }
+}
+
+impl Body for Leased {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        loop {
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+                self.ended();
+                return Poll::Ready(None);
+            };
+            // Trailers end at this hop: Trailer, which announces them, is not passed on either.
+            if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        // Whoever knows the length does not ask for the end.
+        if self.body.is_end_stream() {
+            self.ended();
+        }
+    }
+}
+
+/// A request's body that tells how far it is.
+struct Counting {
+    body: UnsyncBoxBody<Bytes, io::Error>,
+    moved: Arc<AtomicU64>,
+}
+
+impl Body for Counting {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.moved.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

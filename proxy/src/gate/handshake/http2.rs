@@ -1,0 +1,79 @@
+//! HTTP/2 as HTTP/1.1 says it, and back: so that one set of rules judges both (RFC 9113 §8, RFC 8441).
+
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::request::Parts;
+use http::{Method, StatusCode, Uri, Version, response};
+
+use crate::gate::refusal::Refusal;
+
+/// Headers of an answer that speak of the connection, which HTTP/2 has other means for (RFC 9113 §8.2.2), and the
+/// accept key, which RFC 8441 §5 does without.
+const NOT_IN_HTTP2: [HeaderName; 6] = [
+    CONNECTION,
+    UPGRADE,
+    SEC_WEBSOCKET_ACCEPT,
+    http::header::TRANSFER_ENCODING,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Writes a request's head as the same request over HTTP/1.1. `protocol` is the pseudo-header of an extended CONNECT
+/// (RFC 8441 §4), which becomes a handshake with this Sec-WebSocket-Key.
+///
+/// # Errors
+/// A CONNECT that does not ask for a WebSocket; an authority that is missing, or another one than Host's.
+pub(in crate::gate) fn as_http1(mut head: Parts, protocol: Option<&str>, key: HeaderValue) -> Result<Parts, Refusal> {
+    let authority = head.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    let authority = authority.transpose().map_err(|_| Refusal::Host)?;
+    match (authority, head.headers.contains_key(HOST)) {
+        // A Host that differs is refused with the other rules on Host: the target names the authority still.
+        (Some(authority), false) => drop(head.headers.insert(HOST, authority)),
+        (Some(_), true) | (None, true) => {}
+        (None, false) => return Err(Refusal::Host),
+    }
+    if head.method == Method::CONNECT {
+        match protocol {
+            Some(name) if name.eq_ignore_ascii_case("websocket") => {}
+            Some(_) => return Err(Refusal::Protocol),
+            None => return Err(Refusal::Method),
+        }
+        head.method = Method::GET;
+        head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        head.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        head.headers.insert(http::header::SEC_WEBSOCKET_KEY, key);
+    } else {
+        // What the HTTP/2 library lets through of these means nothing there.
+        head.headers.remove(UPGRADE);
+    }
+    one_cookie(&mut head.headers)?;
+    if let (None, Some(path)) = (head.uri.authority(), head.uri.path_and_query()) {
+        head.uri = Uri::from(path.clone());
+    }
+    head.version = Version::HTTP_11;
+    Ok(head)
+}
+
+/// Joins the crumbs of a Cookie (RFC 9113 §8.2.3).
+fn one_cookie(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        let whole = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).map_err(|_| Refusal::Malformed)?;
+        headers.insert(COOKIE, whole);
+    }
+    Ok(())
+}
+
+/// Makes an answer's head one of HTTP/2: a 101 is a 200 there (RFC 8441 §5).
+pub(in crate::gate) fn answer(head: &mut response::Parts) {
+    for name in &NOT_IN_HTTP2 {
+        head.headers.remove(name);
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        head.status = StatusCode::OK;
+    }
+    head.version = Version::HTTP_2;
+}
+
+#[cfg(test)]
+#[path = "http2_tests.rs"]
+mod tests;

@@ -1,0 +1,76 @@
+//! Bodies of HTTP/2 messages.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::broken;
+use crate::gate::exchange::AnswerBody;
+
+/// A request's body, as it comes.
+pub(in crate::gate) struct Received {
+    stream: RecvStream,
+    /// What Content-Length says, if it does. The HTTP/2 library sees to it that it is true.
+    length: Option<u64>,
+}
+
+impl Received {
+    pub(super) fn new(stream: RecvStream, headers: &http::HeaderMap) -> Self {
+        let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        Self { stream, length }
+    }
+
+    pub(super) fn into_stream(self) -> RecvStream {
+        self.stream
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Some(data) = ready!(self.stream.poll_data(cx)) else { return Poll::Ready(None) };
+        let data = data.map_err(broken)?;
+        self.length = self.length.map(|length| length.saturating_sub(data.len() as u64));
+        // What hyper has taken it writes before it asks for more: the window moves with the backend's reading.
+        self.stream.flow_control().release_capacity(data.len()).map_err(broken)?;
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Sends an answer's body, as fast as the client takes it.
+///
+/// # Errors
+/// The client has given the stream up, or the body broke: then the stream is reset.
+pub(super) async fn send(mut stream: SendStream<Bytes>, mut body: AnswerBody) -> io::Result<()> {
+    while let Some(frame) = body.frame().await {
+        // Trailers end at this hop.
+        let Ok(mut data) = frame?.into_data() else { continue };
+        while !data.is_empty() {
+            stream.reserve_capacity(data.len());
+            if stream.capacity() == 0 {
+                let granted = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                granted.ok_or(io::ErrorKind::BrokenPipe)?.map_err(broken)?;
+                continue;
+            }
+            let part = data.split_to(stream.capacity().min(data.len()));
+            stream.send_data(part, false).map_err(broken)?;
+        }
+    }
+    stream.send_data(Bytes::new(), true).map_err(broken)
+}

@@ -1,0 +1,80 @@
+//! One request over HTTP/2 that waits for its answer.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Body as _;
+
+use super::body::{self, Received};
+use super::{Counted, Tunnel};
+use crate::gate::exchange::{AnswerBody, Gone};
+use crate::gate::handshake::http2;
+
+/// A stream on which a request has come and no answer has gone.
+pub(in crate::gate) struct Call {
+    respond: SendResponse<Bytes>,
+    /// The request's body, until somebody takes it; a handshake's is what the client sends through its tunnel.
+    body: Option<Received>,
+    counted: Counted,
+}
+
+impl Call {
+    pub(super) fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, counted: Counted) -> (Self, Parts) {
+        let (head, stream) = request.into_parts();
+        let body = Some(Received::new(stream, &head.headers));
+        (Self { respond, body, counted }, head)
+    }
+
+    /// The body of the request. What is not taken by the time of the answer is not read.
+    pub(in crate::gate) fn take_body(&mut self) -> Option<Received> {
+        self.body.take()
+    }
+
+    /// Does something on the client's behalf for as long as the client waits for it.
+    ///
+    /// # Errors
+    /// The client reset the stream, or its connection is gone; `work` is dropped.
+    pub(in crate::gate) async fn while_there<F: Future>(&mut self, work: F) -> Result<F::Output, Gone> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if self.respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Gone));
+            }
+            work.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    /// Answers with a tunnel's head. What is sent behind it is in the tunnel's hands.
+    ///
+    /// # Errors
+    /// The client has gone.
+    pub(in crate::gate) fn open(mut self, response: Response<()>) -> Result<Tunnel, Gone> {
+        let body = self.body.take().ok_or(Gone)?;
+        let send = self.respond.send_response(in_http2(response), false).map_err(|_| Gone)?;
+        Ok(Tunnel::new(body.into_stream(), send, self.counted))
+    }
+
+    /// Answers, and comes back when the last byte of the answer is under way.
+    ///
+    /// # Errors
+    /// The client has gone, or the body broke.
+    pub(in crate::gate) async fn answer(mut self, response: Response<AnswerBody>) -> Result<(), Gone> {
+        let (head, body) = in_http2(response).into_parts();
+        let over = body.is_end_stream();
+        let send = self.respond.send_response(Response::from_parts(head, ()), over).map_err(|_| Gone)?;
+        if over { Ok(()) } else { body::send(send, body).await.map_err(|_| Gone) }
+    }
+}
+
+fn in_http2<B>(response: Response<B>) -> Response<B> {
+    let (mut head, body) = response.into_parts();
+    http2::answer(&mut head);
+    Response::from_parts(head, body)
+}

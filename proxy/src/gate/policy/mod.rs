@@ -1,0 +1,220 @@
+//! Who may go where: which route serves a request, and which origins it admits. Pure.
+
+mod condition;
+mod edits;
+mod host;
+mod origin;
+mod path;
+mod rewrite;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
+
+use self::condition::{OnHeader, OnQuery, parameters};
+pub(super) use self::edits::Edits;
+use self::edits::Of;
+use self::host::HostRule;
+use self::path::PathRule;
+use self::rewrite::Rewrite;
+use super::handshake::{Caller, PlainPath, Target};
+use super::refusal::Refusal;
+use crate::config::{Condition, Config, HttpMode, NoOrigin, Origin, OriginRule, Route};
+
+/// The routes, in the order in which they are tried.
+pub(super) struct Routes {
+    /// A route with several hosts is here once for each.
+    entries: Vec<(HostRule, Arc<Rule>)>,
+    /// Whether a route has conditions on the query, which else need not be read.
+    queried: bool,
+}
+
+/// What routes look at: the same for a WebSocket handshake and for any other request.
+pub(super) struct Subject<'a> {
+    pub(super) method: &'a Method,
+    /// In lower case, without its port.
+    pub(super) host: &'a str,
+    pub(super) path: &'a PlainPath,
+    /// As it was sent.
+    pub(super) query: Option<&'a str>,
+    /// As they were sent.
+    pub(super) headers: &'a HeaderMap,
+}
+
+/// A route, ready for use.
+pub(super) struct Rule {
+    pub(super) way: Way,
+    /// Changes of the request for the backend.
+    pub(super) request_edits: Edits,
+    /// Changes of what the backend answers.
+    pub(super) response_edits: Edits,
+    priority: i32,
+    methods: Vec<Method>,
+    path: PathRule,
+    headers: Vec<OnHeader>,
+    query: Vec<OnQuery>,
+    rewrite: Option<Rewrite>,
+    origins: Vec<OriginRule>,
+    no_origin: NoOrigin,
+    http: HttpMode,
+}
+
+/// A route and its backend: indices into the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    pub(super) route: u16,
+    pub(super) backend: u16,
+}
+
+impl<'a> Subject<'a> {
+    /// That of a request whose target has been read.
+    pub(super) fn new(head: &'a Parts, target: &'a Target) -> Self {
+        let (method, headers, query) = (&head.method, &head.headers, head.uri.query());
+        Self { method, host: &target.host, path: &target.path, query, headers }
+    }
+}
+
+impl Routes {
+    /// Sorts the configured routes by the order in which they are tried ([`Route`] says which).
+    ///
+    /// # Errors
+    /// A route that cannot work: a host, path, header name or rewrite that is none, or two routes for the same requests.
+    pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
+        let mut entries = Vec::new();
+        for (index, route) in config.routes.iter().enumerate() {
+            let what = || format!("route {:?}", route.path.to_string());
+            let rule = Arc::new(rule(config, index, route).with_context(what)?);
+            for host in hosts(route).with_context(what)? {
+                entries.push((host, rule.clone()));
+            }
+        }
+        all_different(config, &entries)?;
+        // Stable: of two that are equally specific, the one that is written first.
+        entries.sort_by_key(|(host, rule)| Reverse((rule.priority, host.rank(), rule.path.rank(), rule.conditions())));
+        let queried = entries.iter().any(|(_, rule)| !rule.query.is_empty());
+        Ok(Self { entries, queried })
+    }
+
+    /// Whether any route takes plain HTTP.
+    pub(super) fn take_plain(&self) -> bool {
+        self.entries.iter().any(|(_, rule)| rule.http == HttpMode::Forward)
+    }
+
+    /// Which route serves a request.
+    ///
+    /// # Errors
+    /// [`Refusal::NoRoute`].
+    pub(super) fn find(&self, subject: &Subject<'_>) -> Result<&Arc<Rule>, Refusal> {
+        let query = subject.query.filter(|_| self.queried).map(parameters).unwrap_or_default();
+        let serves = |(host, rule): &&(HostRule, Arc<Rule>)| host.matches(subject.host) && rule.serves(subject, &query);
+        self.entries.iter().find(serves).map(|(_, rule)| rule).ok_or(Refusal::NoRoute)
+    }
+}
+
+/// Two routes for exactly the same requests: whichever is tried first, the other serves nothing.
+fn all_different(config: &Config, entries: &[(HostRule, Arc<Rule>)]) -> anyhow::Result<()> {
+    let mut seen = HashMap::new();
+    for (host, rule) in entries {
+        let Some(route) = config.routes.get(usize::from(rule.way.route)) else { continue };
+        let (mut headers, mut query) = (route.headers.clone(), route.query.clone());
+        headers.iter_mut().for_each(|condition| condition.name.make_ascii_lowercase());
+        [&mut headers, &mut query].into_iter().for_each(|list| list.sort_by_key(|condition| format!("{condition:?}")));
+        let mut methods: Vec<&str> = rule.methods.iter().map(Method::as_str).collect();
+        methods.sort_unstable();
+        let conditions = format!("{headers:?} {query:?} {methods:?}");
+        if let Some(other) = seen.insert((host.clone(), rule.path.key(), conditions), rule.way.route) {
+            let (path, hosts) = (&route.path, route.host.0.join(", "));
+            anyhow::ensure!(other == rule.way.route, "two routes serve host {hosts:?} and path {:?}", path.to_string());
+            anyhow::bail!("route {:?} names a host twice", path.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn hosts(route: &Route) -> anyhow::Result<Vec<HostRule>> {
+    if route.host.0.is_empty() {
+        return Ok(vec![HostRule::Any]);
+    }
+    let read = |host: &String| HostRule::read(host).map_err(|why| anyhow::anyhow!("its host {host:?}: {why}"));
+    route.host.0.iter().map(read).collect()
+}
+
+fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
+    let backend = config.backends.iter().position(|backend| backend.name == route.backend);
+    let backend = backend.with_context(|| format!("backend {:?} is not defined", route.backend))?;
+    let path = PathRule::read(&route.path)?;
+    let method = |text: &String| {
+        let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| !text.bytes().any(|b| b.is_ascii_lowercase()));
+        method.with_context(|| format!("{text:?} is no method; methods are written as in \"GET\""))
+    };
+    let rewrite = route.rewrite.as_ref().map(|rewrite| Rewrite::read(rewrite, &path)).transpose()?;
+    fn list<T>(conditions: &[Condition], read: fn(&Condition) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
+        conditions.iter().map(read).collect()
+    }
+    Ok(Rule {
+        way: Way { route: u16::try_from(index)?, backend: u16::try_from(backend)? },
+        request_edits: Edits::read(&route.request_headers, Of::Request).context("request_headers")?,
+        response_edits: Edits::read(&route.response_headers, Of::Response).context("response_headers")?,
+        priority: route.priority,
+        methods: route.methods.iter().map(method).collect::<anyhow::Result<_>>()?,
+        headers: list(&route.headers, OnHeader::read)?,
+        query: list(&route.query, OnQuery::read)?,
+        path,
+        rewrite,
+        origins: route.origins.clone(),
+        no_origin: route.no_origin,
+        http: route.http,
+    })
+}
+
+impl Rule {
+    fn serves(&self, subject: &Subject<'_>, query: &[(Vec<u8>, Vec<u8>)]) -> bool {
+        self.path.matches(subject.path)
+            && (self.methods.is_empty() || self.methods.contains(subject.method))
+            && self.headers.iter().all(|condition| condition.holds(subject.headers))
+            && self.query.iter().all(|condition| condition.holds(query))
+    }
+
+    /// How many conditions a request must meet beside its host and path.
+    fn conditions(&self) -> usize {
+        self.headers.len() + self.query.len() + usize::from(!self.methods.is_empty())
+    }
+
+    /// Whether a page may enter a server of the origin `own`.
+    ///
+    /// # Errors
+    /// It may not.
+    pub(super) fn admit(&self, caller: &Caller, own: &Origin) -> Result<(), Refusal> {
+        origin::admit(&self.origins, self.no_origin, caller, own)
+    }
+
+    /// Whether a plain HTTP request of a page may go on.
+    ///
+    /// # Errors
+    /// The page may not enter, or the route takes no plain HTTP.
+    pub(super) fn admit_plain(&self, caller: &Caller, own: &Origin) -> Result<(), Refusal> {
+        match self.http {
+            HttpMode::Forward => origin::admit(&self.origins, NoOrigin::Allow, caller, own),
+            HttpMode::Reject => Err(Refusal::NotWebSocket),
+        }
+    }
+
+    /// The target for the backend of a request that this route serves; `path` is the plain form of its path.
+    ///
+    /// # Errors
+    /// [`Refusal::Path`] if what the route makes of it is no plain path.
+    pub(super) fn target(&self, target: &PathAndQuery, path: &PlainPath) -> Result<PathAndQuery, Refusal> {
+        match &self.rewrite {
+            None => Ok(target.clone()),
+            Some(rewrite) => rewrite.target(target, path).ok_or(Refusal::Path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+//! Connections to backend servers that plain HTTP requests use one after the other.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::client::conn::http1::SendRequest;
+use tokio::time::{Instant, sleep};
+
+/// A request's body on its way to a backend.
+pub(super) type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// The sending half of a connection that hyper drives in a task of its own.
+pub(super) type Sender = SendRequest<RequestBody>;
+
+/// A server: the index of its backend, and its own among that backend's.
+pub(super) type Place = (u16, u16);
+
+/// How many idle connections there may be to one server. 32: as many requests at the same time begin without a
+/// handshake; more would hold files that WebSockets need.
+const MOST: usize = 32;
+
+/// How often the idle ones are looked at.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// The connections that no request is on.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: Mutex<HashMap<Place, Vec<Idle>>>,
+}
+
+struct Idle {
+    sender: Sender,
+    until: Instant,
+}
+
+impl Idle {
+    fn is_good(&self, now: Instant) -> bool {
+        self.sender.is_ready() && self.until > now
+    }
+}
+
+impl Pool {
+    /// One to this server that can take a request, the one that was used last.
+    pub(super) fn take(&self, place: Place) -> Option<Sender> {
+        let (mut idle, now) = (self.idle(), Instant::now());
+        let idle = idle.get_mut(&place)?;
+        std::iter::from_fn(|| idle.pop()).find(|idle| idle.is_good(now)).map(|idle| idle.sender)
+    }
+
+    /// Keeps one for so long, if there is room.
+    pub(super) fn put(&self, place: Place, sender: Sender, keep: Duration) {
+        let Some(until) = Instant::now().checked_add(keep) else { return };
+        let mut idle = self.idle();
+        let idle = idle.entry(place).or_default();
+        if idle.len() < MOST {
+            idle.push(Idle { sender, until });
+        }
+    }
+
+    /// Closes what has been idle for too long, for ever.
+    pub(super) async fn walk(&self) {
+        loop {
+            sleep(ROUND).await;
+            let now = Instant::now();
+            self.idle().retain(|_, idle| {
+                idle.retain(|idle| idle.is_good(now));
+                !idle.is_empty()
+            });
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, HashMap<Place, Vec<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
