@@ -29,6 +29,10 @@ pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(arguments) => run_keeper(arguments),
         Command::Check { config } => check(&config),
+        Command::Schema => {
+            println!("{:#}", Config::schema().as_value());
+            Ok(())
+        }
         Command::Probe { json } => probe::print(json),
         Command::Echo { listen } => run_echo(listen),
         Command::Gate { user, control } => run_gate(&user, control),

@@ -3,24 +3,28 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration;
+use super::schema::{Span, WatchedFile};
 use super::tls::{max_version, min_version};
 use super::{Address, SendProxy, TlsPolicy, TlsVersion};
 
 /// A named group of servers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// The name that routes use.
     pub name: String,
     /// Addresses and ports, or `unix:` and the path of a socket file; taken in turn. The gate's user must be able to
     /// connect to a socket file.
+    #[schemars(length(min = 1))]
     pub servers: Vec<Address>,
     /// Connections to a server that plain HTTP requests have used are kept for the next ones for this long. 4 s: less
     /// than the 5 s after which Node.js closes them, perhaps at the very moment at which a request is sent.
     #[serde(default = "defaults::keep_alive", with = "duration")]
+    #[schemars(with = "Span")]
     pub keep_alive: Duration,
     /// With it, a client comes back to the server that it was on, by a cookie.
     #[serde(default)]
@@ -37,7 +41,7 @@ pub struct Backend {
 /// The cookie that brings a client back to its server: for backends that keep something of a client from one connection
 /// to the next (Socket.IO's polling, for one). `sticky = {}` takes all defaults. A server that is gone is replaced by
 /// another, and the cookie with it. Backends do not see it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sticky {
     /// The cookie's name. Two backends under one host need different names.
@@ -45,6 +49,7 @@ pub struct Sticky {
     /// How long it is good for; a client that comes in the second half of that gets a new one. 24 h: a working day with
     /// its night.
     #[serde(with = "duration")]
+    #[schemars(with = "Span")]
     pub lifetime: Duration,
     /// Whether browsers send it with requests that other sites' pages make. `lax`: only when a link is followed.
     pub same_site: SameSite,
@@ -57,7 +62,7 @@ impl Default for Sticky {
 }
 
 /// The SameSite attribute of a cookie.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SameSite {
     /// With requests of other sites only when a link is followed.
@@ -72,17 +77,20 @@ pub enum SameSite {
 /// TLS towards a backend. `tls = {}` trusts the system's root certificates. Relative paths start at the configuration
 /// file's folder. The keeper reads the files, so the gate's user need not be able to; it looks once a second whether they
 /// have changed, and on SIGHUP.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackendTls {
     /// PEM file with the certificates that are trusted, instead of the system's.
+    #[schemars(with = "Option<WatchedFile>")]
     pub ca: Option<PathBuf>,
     /// The name, or the IP address, that the servers' certificate must be for; a name is also sent to them (SNI).
     /// None: each server's certificate must be for its own IP address.
     pub server_name: Option<String>,
     /// PEM file with a certificate and its chain, leaf first, for servers that ask for one.
+    #[schemars(with = "Option<WatchedFile>")]
     pub certificate: Option<PathBuf>,
     /// PEM file with its private key.
+    #[schemars(with = "Option<WatchedFile>")]
     pub key: Option<PathBuf>,
     /// The lowest TLS version, `"1.2"` or `"1.3"`. `"1.2"`.
     pub min_version: TlsVersion,

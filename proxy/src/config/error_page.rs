@@ -3,9 +3,11 @@
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::matching::short_or_whole;
+use super::schema::{File, ShortOr};
 use super::{ConfigError, Texts};
 
 /// The most that all bodies may have together, in bytes. 64 KiB: they go to the gate in one message, with everything
@@ -14,15 +16,17 @@ pub const ERROR_BODIES: usize = 64 * 1024;
 
 /// A body for some of the answers with which Sluice refuses, instead of its line of plain text. Status and header
 /// fields stay as they are, but for Content-Type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPage {
     /// The statuses that it is for, as `[502, 504]`.
     #[serde(default)]
+    #[schemars(inner(range(min = 400, max = 599)))]
     pub status: Vec<u16>,
     /// The reasons that it is for: the word behind `reason=` in Proxy-WebSocket-Status, or a list of such. A page for
     /// the reason goes before one for the status.
     #[serde(default, deserialize_with = "short_or_whole")]
+    #[schemars(with = "ShortOr<Texts>")]
     pub reason: Texts,
     /// The Content-Type. `text/html; charset=utf-8`: pages for people.
     #[serde(default = "html")]
@@ -33,6 +37,7 @@ pub struct ErrorPage {
     /// A file with the body, in UTF-8, instead of `body`. It is read at the start; a relative path starts at the
     /// configuration file's folder.
     #[serde(default)]
+    #[schemars(with = "Option<File>")]
     pub file: Option<PathBuf>,
 }
 

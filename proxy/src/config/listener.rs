@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema::WatchedFile;
 use super::tls::{max_version, min_version};
 use super::{Address, ProxyProtocol, TlsPolicy, TlsVersion};
 
 /// One listening socket.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// An address and a port, or `unix:` and the path of a socket file. `[::]:443` takes IPv4 as well. Required.
@@ -25,6 +27,7 @@ pub struct Listener {
     /// Connections that may wait to be accepted. 4096: what Linux allows by default (net.core.somaxconn, to which it
     /// cuts more); a burst of reconnecting clients is to wait and not to be turned away.
     #[serde(default = "defaults::backlog")]
+    #[schemars(range(min = 1), extend("x-unit" = "connections"))]
     pub backlog: u32,
     /// Other processes of the same user may listen at the same address, and the kernel spreads connections over all
     /// (SO_REUSEPORT). false: a second Sluice that was started by mistake is told that the address is in use.
@@ -61,13 +64,15 @@ impl Listener {
 
 /// TLS of a listener. Relative paths start at the configuration file's folder. The keeper reads the files, so the gate's
 /// user need not be able to; it looks once a second whether they have changed, and on SIGHUP.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// PEM file with the certificate and its chain, leaf first: what clients get that ask for no name, or for one that
     /// no certificate is for. Required.
+    #[schemars(with = "WatchedFile")]
     pub certificate: PathBuf,
     /// PEM file with its private key, not encrypted. Required.
+    #[schemars(with = "WatchedFile")]
     pub key: PathBuf,
     /// More certificates, chosen by the name that the client asks for (SNI). None.
     #[serde(default)]
@@ -112,12 +117,14 @@ impl Tls {
 }
 
 /// One more certificate.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedCertificate {
     /// PEM file with the certificate and its chain, leaf first. Required.
+    #[schemars(with = "WatchedFile")]
     pub certificate: PathBuf,
     /// PEM file with its private key, not encrypted. Required.
+    #[schemars(with = "WatchedFile")]
     pub key: PathBuf,
     /// The names that it is shown for, `app.example.com` or `*.example.com` (which stands for one label, as in a
     /// certificate). None: the DNS names in the certificate itself. Of several certificates for one name the first is
@@ -128,10 +135,11 @@ pub struct NamedCertificate {
 }
 
 /// Certificates of clients.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientAuth {
     /// PEM file with the authorities whose certificates are taken. Required.
+    #[schemars(with = "WatchedFile")]
     pub ca: PathBuf,
     /// Whether a client needs one. `"required"`: who sets an authority means its clients alone.
     #[serde(default)]
@@ -139,7 +147,7 @@ pub struct ClientAuth {
 }
 
 /// Whether a client needs a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuthMode {
     /// Without one there is no TLS session.

@@ -16,12 +16,14 @@ mod origin;
 mod proxy_protocol;
 mod relay;
 mod route;
+mod schema;
 mod tls;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use address::{Address, AddressError};
@@ -41,20 +43,24 @@ pub use route::{HttpMode, NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeout
 pub use tls::{TlsChoice, TlsPolicy, TlsVersion};
 
 /// The whole configuration.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "Configuration of Sluice", extend("required" = ["listener", "route", "backend"]))]
 pub struct Config {
     /// The address for `/metrics` and `/connections`.
     #[serde(default)]
     pub admin: Option<Admin>,
     /// Where clients connect.
     #[serde(default, rename = "listener")]
+    #[schemars(length(min = 1), extend("default" = null))]
     pub listeners: Vec<Listener>,
     /// Which requests go to which backend; the most specific route wins.
     #[serde(default, rename = "route")]
+    #[schemars(length(min = 1), extend("default" = null))]
     pub routes: Vec<Route>,
     /// Named groups of servers.
     #[serde(default, rename = "backend")]
+    #[schemars(length(min = 1), extend("default" = null))]
     pub backends: Vec<Backend>,
     /// Proxies in front of Sluice, and what backends are told of clients.
     #[serde(default)]
@@ -77,15 +83,16 @@ pub struct Config {
 }
 
 /// The admin listener. It shows clients' addresses: bind it where only operators reach it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Address and port.
+    #[schemars(with = "schema::SocketAddress")]
     pub listen: SocketAddr,
 }
 
 /// The processes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
     /// The user that the gate runs as when Sluice is started as root. `nobody`: it owns nothing.
