@@ -15,7 +15,7 @@ use super::{Address, SendProxy, TlsPolicy, TlsVersion};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
-    /// The name that routes use.
+    /// The name that routes use, any text; no two backends have the same.
     pub name: String,
     /// Addresses and ports, or `unix:` and the path of a socket file; taken in turn. The gate's user must be able to
     /// connect to a socket file.
@@ -26,10 +26,12 @@ pub struct Backend {
     #[serde(default = "defaults::keep_alive", with = "duration")]
     #[schemars(with = "Span")]
     pub keep_alive: Duration,
-    /// With it, a client comes back to the server that it was on, by a cookie.
+    /// With it, a client comes back to the server that it was on, by a cookie. None: a WebSocket stays on its server
+    /// anyway, and who needs no cookie should get none.
     #[serde(default)]
     pub sticky: Option<Sticky>,
-    /// With it, TLS is spoken to every server, and its certificate is verified: there is no way around that.
+    /// With it, TLS is spoken to every server, and its certificate is verified: there is no way around that. None: most
+    /// servers stand in the same network, and the kernel can only carry plain pairs.
     #[serde(default)]
     pub tls: Option<BackendTls>,
     /// The PROXY header, `"v1"` or `"v2"`, that every connection to a server begins with: the client's address, and the
@@ -44,7 +46,8 @@ pub struct Backend {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sticky {
-    /// The cookie's name. Two backends under one host need different names.
+    /// The cookie's name, a token (RFC 6265 §4.1.1). `sluice`: it says where it comes from. Two backends under one host
+    /// need different names.
     pub cookie: String,
     /// How long it is good for; a client that comes in the second half of that gets a new one. 24 h: a working day with
     /// its night.
@@ -80,23 +83,27 @@ pub enum SameSite {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackendTls {
-    /// PEM file with the certificates that are trusted, instead of the system's.
+    /// PEM file with the certificates that are trusted. None: the system's, or those that `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` name; they are read when the gate starts, and again when
+    /// a file here has changed.
     #[schemars(with = "Option<WatchedFile>")]
     pub ca: Option<PathBuf>,
     /// The name, or the IP address, that the servers' certificate must be for; a name is also sent to them (SNI).
     /// None: each server's certificate must be for its own IP address.
     pub server_name: Option<String>,
-    /// PEM file with a certificate and its chain, leaf first, for servers that ask for one.
+    /// PEM file with a certificate and its chain, leaf first, for servers that ask for one. None: such servers get none,
+    /// and most do not ask.
     #[schemars(with = "Option<WatchedFile>")]
     pub certificate: Option<PathBuf>,
-    /// PEM file with its private key.
+    /// PEM file with its private key, not encrypted; it comes with `certificate`.
     #[schemars(with = "Option<WatchedFile>")]
     pub key: Option<PathBuf>,
-    /// The lowest TLS version, `"1.2"` or `"1.3"`. `"1.2"`.
+    /// The lowest TLS version. `"1.2"`: servers of some age speak no other.
     pub min_version: TlsVersion,
-    /// The highest TLS version. `"1.3"`.
+    /// The highest TLS version. `"1.3"`: the newest there is.
     pub max_version: TlsVersion,
-    /// The cipher suites, by their names in IANA's registry, the preferred first. None: all that are built in.
+    /// The cipher suites, by their names in IANA's registry, the preferred first. None: all that are built in, of which none
+    /// is weak.
     pub cipher_suites: Vec<String>,
 }
 

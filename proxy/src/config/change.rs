@@ -25,9 +25,10 @@ pub enum Rewrite {
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {
     /// Fields that get this value, whatever they had. In a request also `host`, for backends that want their own.
+    /// None: what passes is what was sent.
     pub set: BTreeMap<String, String>,
-    /// Fields that are added to what there is of the same name.
+    /// Fields that are added to what there is of the same name. None.
     pub add: BTreeMap<String, String>,
-    /// Fields that are taken away, however many there are.
+    /// Names of fields that are taken away, however many there are. None.
     pub remove: Vec<String>,
 }

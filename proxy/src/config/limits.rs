@@ -32,7 +32,8 @@ pub struct Timeouts {
     #[serde(with = "duration")]
     #[schemars(with = "Span")]
     pub handshake: Duration,
-    /// From a plain HTTP request sent to the backend, its body included, to the head of the answer. 120 s: a long poll
+    /// From the last byte of a plain HTTP request, its body included, to the head of the answer; a long upload takes as
+    /// long as it takes. 120 s: a long poll
     /// is answered when there is something to say, after 25 s at the latest with Socket.IO, 90 s with SignalR.
     #[serde(with = "duration")]
     #[schemars(with = "Span")]
@@ -62,7 +63,8 @@ impl Default for Timeouts {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of a request or response head. 16 KiB: cookies reach 4 KiB each, tokens 8 KiB; NGINX and HAProxy
-    /// stop at 32 KiB and 16 KiB. (8 KiB at least.)
+    /// stop at 32 KiB and 16 KiB. 8 KiB is the least that the HTTP library takes, 64 KiB the most that the
+    /// hand-over holds.
     #[schemars(range(min = 8192, max = 65536), extend("x-unit" = "bytes"))]
     pub head_bytes: usize,
     /// Header fields of a head. 100: browsers send about 20.
@@ -71,7 +73,7 @@ pub struct Limits {
     /// Bytes of a backend's body that is passed on with an answer other than 101. 64 KiB: an error page.
     #[schemars(extend("x-unit" = "bytes"))]
     pub response_body: usize,
-    /// Connections at one time, established or not; 0: as many as the limit on open files allows.
+    /// Connections at one time, established or not. 0: as many as the limit on open files allows, two for each pair.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
     /// Requests and WebSockets at one time on one HTTP/2 connection. 100: the least that RFC 9113 §6.5.2 recommends.

@@ -158,8 +158,13 @@ impl<'de, T: Deserialize<'de> + From<String>> Visitor<'de> for Short<T> {
         T::deserialize(SeqAccessDeserializer::new(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<T, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(table))
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<T, A::Error> {
+        let value = T::deserialize(MapAccessDeserializer::new(&mut table))?;
+        // An enum takes its one key, and would not look at another.
+        match table.next_key::<String>()? {
+            Some(more) => Err(A::Error::custom(format!("`{more}` is one key too many: there may be one only"))),
+            None => Ok(value),
+        }
     }
 }
 

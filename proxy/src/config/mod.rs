@@ -14,9 +14,15 @@ mod listener;
 mod matching;
 mod origin;
 mod proxy_protocol;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod route;
 mod schema;
+#[cfg(test)]
+mod schema_check;
+#[cfg(test)]
+mod schema_tests;
 mod tls;
 
 use std::net::SocketAddr;
@@ -47,7 +53,7 @@ pub use tls::{TlsChoice, TlsPolicy, TlsVersion};
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Configuration of Sluice", extend("required" = ["listener", "route", "backend"]))]
 pub struct Config {
-    /// The address for `/metrics` and `/connections`.
+    /// The address for `/metrics` and `/connections`. None: they are not served.
     #[serde(default)]
     pub admin: Option<Admin>,
     /// Where clients connect.
@@ -58,7 +64,7 @@ pub struct Config {
     #[serde(default, rename = "route")]
     #[schemars(length(min = 1), extend("default" = null))]
     pub routes: Vec<Route>,
-    /// Named groups of servers.
+    /// Who is behind Sluice.
     #[serde(default, rename = "backend")]
     #[schemars(length(min = 1), extend("default" = null))]
     pub backends: Vec<Backend>,
@@ -74,28 +80,29 @@ pub struct Config {
     /// Size limits of everything before a connection is established.
     #[serde(default)]
     pub limits: Limits,
-    /// Bodies for the answers with which Sluice refuses.
+    /// What Sluice says when it refuses. None: a line of plain text.
     #[serde(default, rename = "error")]
     pub errors: Vec<ErrorPage>,
-    /// The processes.
+    /// The processes that Sluice is.
     #[serde(default)]
     pub process: Process,
 }
 
-/// The admin listener. It shows clients' addresses: bind it where only operators reach it.
+/// The admin listener, in plain HTTP.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// Address and port.
+    /// Where it listens. They show clients' addresses: let only operators reach it.
     #[schemars(with = "schema::SocketAddress")]
     pub listen: SocketAddr,
 }
 
-/// The processes.
+/// The processes that Sluice is.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
-    /// The user that the gate runs as when Sluice is started as root. `nobody`: it owns nothing.
+    /// The user that the gate runs as when Sluice is started as root; else it keeps the user that started it. `nobody`: it
+    /// owns nothing.
     pub user: String,
 }
 

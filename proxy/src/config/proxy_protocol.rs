@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct ProxyProtocol {
     /// The peers whose connections begin with a PROXY header, version 1 or 2: networks such as `10.0.0.0/8`, single
     /// addresses, and `unix` for whoever may connect to a Unix socket. Their connections must have one, and it is
-    /// believed; from others none is read. Required: whoever is named here says who clients are.
+    /// believed; from others none is read.
+    /// Whoever is named here says who clients are.
     #[schemars(length(min = 1))]
     pub from: Vec<TrustedPeer>,
 }
@@ -75,9 +76,9 @@ impl From<TrustedPeer> for String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SendProxy {
-    /// A line of text.
+    /// A line of text, for servers that read no other.
     V1,
-    /// Binary.
+    /// Binary, for all others.
     V2,
 }
 

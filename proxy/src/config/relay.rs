@@ -12,9 +12,9 @@ use super::{Bound, duration};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Relay {
-    /// Which engine carries plain pairs.
+    /// Which engine carries plain pairs. `auto`: a kernel or a privilege that is missing costs memory, not connections.
     pub engine: EngineChoice,
-    /// Who keeps the keys of pairs that speak TLS on either side.
+    /// Who keeps the keys of pairs that speak TLS on either side. `auto`: as above.
     pub tls_engine: TlsEngineChoice,
     /// Records that are sent with one TLS key before it is changed, or the connection closed where it cannot be.
     /// 2^24: as many as AES-GCM is good for (RFC 8446 §5.5), which no setting exceeds; 64 at least.
@@ -29,7 +29,7 @@ pub struct Relay {
     #[serde(with = "duration::optional")]
     #[schemars(with = "Bound")]
     pub idle_timeout: Option<Duration>,
-    /// A pair this old is closed. Off.
+    /// A pair this old is closed. Off: age alone is no fault.
     #[serde(with = "duration::optional")]
     #[schemars(with = "Bound")]
     pub max_lifetime: Option<Duration>,

@@ -25,10 +25,10 @@ pub struct Route {
     #[serde(default = "defaults::path", deserialize_with = "short_or_whole")]
     #[schemars(with = "ShortOr<PathRule>")]
     pub path: PathRule,
-    /// Conditions on header fields, as `{ name = "x-client", value = "app" }`; all must hold. None.
+    /// Conditions on header fields, as `{ name = "x-client", value = "app" }`; all must hold. None: any header will do.
     #[serde(default)]
     pub headers: Vec<Condition>,
-    /// Conditions on the query's parameters, as `{ name = "v", prefix = "2." }`; all must hold. None.
+    /// Conditions on the query's parameters, as `{ name = "v", prefix = "2." }`; all must hold. None: any query will do.
     #[serde(default)]
     pub query: Vec<Condition>,
     /// The request methods that it serves; none: all. A WebSocket handshake is a GET.
@@ -41,24 +41,23 @@ pub struct Route {
     /// Another path for the backend. None: it gets the path as the client sent it.
     #[serde(default)]
     pub rewrite: Option<Rewrite>,
-    /// Changes of the request's header fields, after everything else. None.
+    /// Changes of the request's header fields, after everything else. None: it passes as docs/routes.md says.
     #[serde(default)]
     pub request_headers: HeaderEdits,
     /// Changes of the header fields of the backend's answers, after everything else. Sluice's own answers (errors) are
-    /// not changed: what they say of themselves must be true. None.
+    /// not changed: what they say of themselves must be true. None: they pass as they are.
     #[serde(default)]
     pub response_headers: HeaderEdits,
-    /// Which values of Origin may enter. Without this setting, only pages of the same origin
-    /// (the Origin's host and port are those of Host), so that no foreign page can use a visitor's cookies.
+    /// Which values of Origin may enter. `["same-origin"]`: no page of another site can use a visitor's cookies.
     #[serde(default = "defaults::origins")]
     pub origins: Vec<OriginRule>,
-    /// Clients that send no Origin (programs, not browsers).
+    /// What becomes of clients that send no Origin: programs, not browsers.
     #[serde(default)]
     pub no_origin: NoOrigin,
     /// What becomes of requests that are no WebSocket handshake.
     #[serde(default)]
     pub http: HttpMode,
-    /// The name of the backend.
+    /// The `name` of the backend that gets the requests.
     pub backend: String,
     /// Time limits of the handshake, instead of those in `[timeouts]`.
     #[serde(default)]
@@ -138,7 +137,7 @@ pub struct RouteTimeouts {
     #[serde(with = "duration::maybe")]
     #[schemars(with = "Option<Span>")]
     pub handshake: Option<Duration>,
-    /// From a plain HTTP request sent to the backend to the head of the answer. None: `timeouts.http_response`.
+    /// From the last byte of a plain HTTP request to the head of the answer. None: `timeouts.http_response`.
     #[serde(with = "duration::maybe")]
     #[schemars(with = "Option<Span>")]
     pub http_response: Option<Duration>,

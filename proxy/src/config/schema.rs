@@ -151,7 +151,11 @@ impl<T: JsonSchema> JsonSchema for ShortOr<T> {
 /// the table's own settings.
 fn as_toml(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
-    if object.get("default").is_some_and(|default| default.is_null() || default.is_object()) {
+    let default = object.get("default").cloned().unwrap_or_default();
+    if let (true, Some(short)) = (object.contains_key("anyOf"), default.get("prefix")) {
+        // A path, whose short form is a prefix.
+        object.insert("default".into(), short.clone());
+    } else if default.is_null() || default.is_object() {
         object.shift_remove("default");
     }
     if let Some(Value::Array(types)) = object.get_mut("type") {
