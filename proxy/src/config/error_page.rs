@@ -67,7 +67,7 @@ impl ErrorPage {
             let long = || io::Error::other(format!("it is longer than {ERROR_BODIES} bytes"));
             if length > ERROR_BODIES { Err(long()) } else { Ok(()) }
         });
-        fits.map_err(|source| ConfigError::ErrorBody { path: file, source })?;
+        fits.map_err(|reason| ConfigError::ErrorBody { path: file, reason })?;
         self.body = Some(body);
         Ok(())
     }

@@ -147,7 +147,7 @@ impl<'de, T: Deserialize<'de> + From<String>> Visitor<'de> for Short<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text or its long form")
+        f.write_str("a text in quotes, or what docs/settings.md has beside it")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
@@ -162,7 +162,7 @@ impl<'de, T: Deserialize<'de> + From<String>> Visitor<'de> for Short<T> {
         let value = T::deserialize(MapAccessDeserializer::new(&mut table))?;
         // An enum takes its one key, and would not look at another.
         match table.next_key::<String>()? {
-            Some(more) => Err(A::Error::custom(format!("`{more}` is one key too many: there may be one only"))),
+            Some(more) => Err(A::Error::custom(format!("`{more}` is one too many: there may be one key only"))),
             None => Ok(value),
         }
     }

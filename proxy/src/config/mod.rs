@@ -7,6 +7,7 @@ mod backend;
 mod change;
 mod check;
 mod duration;
+mod error;
 mod error_page;
 mod forwarded;
 mod limits;
@@ -35,8 +36,8 @@ use serde::{Deserialize, Serialize};
 pub use address::{Address, AddressError};
 pub use backend::{Backend, BackendTls, SameSite, Sticky};
 pub use change::{HeaderEdits, Rewrite};
-pub use check::ConfigError;
 pub use duration::Bound;
+pub use error::ConfigError;
 pub use error_page::{ERROR_BODIES, ErrorPage};
 pub use forwarded::{Forwarded, ForwardedHeader};
 pub use limits::{Limits, Timeouts};
@@ -129,7 +130,7 @@ impl Config {
     /// itself. The message has the file's name and, for what TOML can place, the line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            std::fs::read_to_string(path).map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })?;
         let mut config = Self::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.resolve_paths(folder);
@@ -145,7 +146,7 @@ impl Config {
     /// As [`Config::load`], except for reading.
     pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text)
-            .map_err(|source| ConfigError::Parse { name: name.into(), source: Box::new(source) })?;
+            .map_err(|reason| ConfigError::Parse { name: name.into(), reason: Box::new(reason) })?;
         config.check(name)?;
         Ok(config)
     }

@@ -70,6 +70,18 @@ pub struct Route {
     pub relay: RouteRelay,
 }
 
+impl Route {
+    /// What messages call it; `index` is its place in the list.
+    #[must_use]
+    pub fn label(&self, index: usize) -> String {
+        let (number, path) = (index + 1, self.path.to_string());
+        match self.host.0.as_slice() {
+            [] => format!("[[route]] {number} (path {path:?})"),
+            hosts => format!("[[route]] {number} (host {}, path {path:?})", hosts.join(", ")),
+        }
+    }
+}
+
 impl Default for Route {
     /// Everything, to the backend called `default`.
     fn default() -> Self {
