@@ -78,8 +78,8 @@ pub enum SameSite {
 }
 
 /// TLS towards a backend. `tls = {}` trusts the system's root certificates. Relative paths start at the configuration
-/// file's folder. The keeper reads the files, so the gate's user need not be able to; it looks once a second whether they
-/// have changed, and on SIGHUP.
+/// file's folder. The keeper reads the files, so the gate's user need not be able to; it looks once a second whether
+/// they have changed, and on SIGHUP.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackendTls {
@@ -91,8 +91,8 @@ pub struct BackendTls {
     /// The name, or the IP address, that the servers' certificate must be for; a name is also sent to them (SNI).
     /// None: each server's certificate must be for its own IP address.
     pub server_name: Option<String>,
-    /// PEM file with a certificate and its chain, leaf first, for servers that ask for one. None: such servers get none,
-    /// and most do not ask.
+    /// PEM file with a certificate and its chain, leaf first, for servers that ask for one. None: such servers get
+    /// none, and most do not ask.
     #[schemars(with = "Option<WatchedFile>")]
     pub certificate: Option<PathBuf>,
     /// PEM file with its private key, not encrypted; it comes with `certificate`.
@@ -102,8 +102,8 @@ pub struct BackendTls {
     pub min_version: TlsVersion,
     /// The highest TLS version. `"1.3"`: the newest there is.
     pub max_version: TlsVersion,
-    /// The cipher suites, by their names in IANA's registry, the preferred first. None: all that are built in, of which none
-    /// is weak.
+    /// The cipher suites, by their names in IANA's registry, the preferred first. None: all that are built in, of which
+    /// none is weak.
     pub cipher_suites: Vec<String>,
 }
 

@@ -23,8 +23,8 @@ pub struct ErrorPage {
     #[serde(default)]
     #[schemars(inner(range(min = 400, max = 599)))]
     pub status: Vec<u16>,
-    /// The reasons that it is for: the word behind `reason=` in Proxy-WebSocket-Status, or a list of such; docs/answers.md
-    /// has them all. A page for the reason goes before one for the status. None: `status` says it.
+    /// The reasons that it is for: the word behind `reason=` in Proxy-WebSocket-Status, or a list of such;
+    /// docs/answers.md has them all. A page for the reason goes before one for the status. None: `status` says it.
     #[serde(default, deserialize_with = "short_or_whole")]
     #[schemars(with = "ShortOr<Texts>")]
     pub reason: Texts,

@@ -9,8 +9,9 @@ use super::TrustedPeer;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Forwarded {
-    /// The networks of the proxies in front, as `"10.0.0.0/8"` or `"2001:db8::1"`, and `"unix"` for those that connect to
-    /// a Unix socket. What they say of a client's address, scheme and host is believed; what anybody else says is removed. None: whoever connects is the client.
+    /// The networks of the proxies in front, as `"10.0.0.0/8"` or `"2001:db8::1"`, and `"unix"` for those that connect
+    /// to a Unix socket. What they say of a client's address, scheme and host is believed; what anybody else says is
+    /// removed. None: whoever connects is the client.
     pub trusted: Vec<TrustedPeer>,
     /// Which header those proxies write. The other one is then a stranger's claim, and removed. `"x-forwarded"`: it is
     /// what nearly all proxies write by default.

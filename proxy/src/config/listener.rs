@@ -19,9 +19,9 @@ pub struct Listener {
     #[serde(default)]
     pub tls: Option<Tls>,
     /// Whether clients may speak HTTP/2: over TLS those that offer `h2` (ALPN), else those that begin with its preface
-    /// (RFC 9113 §3.3). true: browsers that have an HTTP/2 connection open their WebSockets on it (RFC 8441). A WebSocket
-    /// over HTTP/2 is carried in userspace; with `false`, every one has a connection of its own, which the kernel
-    /// can carry.
+    /// (RFC 9113 §3.3). true: browsers that have an HTTP/2 connection open their WebSockets on it (RFC 8441). A
+    /// WebSocket over HTTP/2 is carried in userspace; with `false`, every one has a connection of its own, which the
+    /// kernel can carry.
     #[serde(default = "defaults::http2")]
     pub http2: bool,
     /// Connections that may wait to be accepted. 4096: what Linux allows by default (net.core.somaxconn, to which it
@@ -40,8 +40,8 @@ pub struct Listener {
     /// its group.
     #[serde(default)]
     pub mode: SocketMode,
-    /// Whose connections begin with a PROXY header, which says who the client is. None: nobody's, since whoever may send
-    /// one can claim any address.
+    /// Whose connections begin with a PROXY header, which says who the client is. None: nobody's, since whoever may
+    /// send one can claim any address.
     #[serde(default)]
     pub proxy_protocol: Option<ProxyProtocol>,
 }
@@ -63,8 +63,8 @@ impl Listener {
     }
 }
 
-/// TLS of a listener. Relative paths start at the configuration file's folder. The keeper reads the files, so the gate's
-/// user need not be able to; it looks once a second whether they have changed, and on SIGHUP.
+/// TLS of a listener. Relative paths start at the configuration file's folder. The keeper reads the files, so the
+/// gate's user need not be able to; it looks once a second whether they have changed, and on SIGHUP.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {

@@ -50,6 +50,7 @@ pub use route::{HttpMode, NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeout
 pub use tls::{TlsChoice, TlsPolicy, TlsVersion};
 
 /// The whole configuration.
+// The schema asks for the three lists whose absence `check` would tell.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Configuration of Sluice", extend("required" = ["listener", "route", "backend"]))]
@@ -102,8 +103,8 @@ pub struct Admin {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
-    /// The user that the gate runs as when Sluice is started as root; else it keeps the user that started it. `nobody`: it
-    /// owns nothing.
+    /// The user that the gate runs as when Sluice is started as root; else it keeps the user that started it. `nobody`:
+    /// it owns nothing.
     pub user: String,
 }
 

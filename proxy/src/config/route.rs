@@ -28,7 +28,8 @@ pub struct Route {
     /// Conditions on header fields, as `{ name = "x-client", value = "app" }`; all must hold. None: any header will do.
     #[serde(default)]
     pub headers: Vec<Condition>,
-    /// Conditions on the query's parameters, as `{ name = "v", prefix = "2." }`; all must hold. None: any query will do.
+    /// Conditions on the query's parameters, as `{ name = "v", prefix = "2." }`; all must hold. None: any query will
+    /// do.
     #[serde(default)]
     pub query: Vec<Condition>,
     /// The request methods that it serves; none: all. A WebSocket handshake is a GET.

@@ -147,8 +147,8 @@ impl<T: JsonSchema> JsonSchema for ShortOr<T> {
     }
 }
 
-/// TOML has no null, and none of the number formats that are not JSON schema's own. A default that is a table is told by
-/// the table's own settings.
+/// TOML has no null, and none of the number formats that are not JSON schema's own. A default that is a table is told
+/// by the table's own settings.
 fn as_toml(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
     let default = object.get("default").cloned().unwrap_or_default();
