@@ -25,6 +25,8 @@ pub(super) enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Print the JSON schema of the configuration, for editors.
+    Schema,
     /// Show what this kernel and these privileges allow, and why not more.
     Probe {
         /// As one line of JSON.

@@ -29,6 +29,10 @@ pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(arguments) => run_keeper(arguments),
         Command::Check { config } => check(&config),
+        Command::Schema => {
+            println!("{:#}", Config::schema().as_value());
+            Ok(())
+        }
         Command::Probe { json } => probe::print(json),
         Command::Echo { listen } => run_echo(listen),
         Command::Gate { user, control } => run_gate(&user, control),
@@ -110,4 +114,21 @@ fn init_log() {
     let filter = quiet.iter().filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
     let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn the_examples_are_good() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!files.is_empty());
+        for file in files {
+            check(&file).unwrap();
+        }
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Another path for the backend. The query is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rewrite {
     /// `true`: without the route's prefix: with `path = "/app"`, `/app/x` becomes `/x`. Only with a prefix.
@@ -20,13 +21,14 @@ pub enum Rewrite {
 
 /// Changes of header fields, made last: first `remove`, then `set`, then `add`. What HTTP itself or the WebSocket
 /// handshake needs cannot be changed: hop-by-hop fields, Content-Length, Expect, Sec-WebSocket-*, Proxy-Status.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {
     /// Fields that get this value, whatever they had. In a request also `host`, for backends that want their own.
+    /// None: what passes is what was sent.
     pub set: BTreeMap<String, String>,
-    /// Fields that are added to what there is of the same name.
+    /// Fields that are added to what there is of the same name. None.
     pub add: BTreeMap<String, String>,
-    /// Fields that are taken away, however many there are.
+    /// Names of fields that are taken away, however many there are. None.
     pub remove: Vec<String>,
 }

@@ -1,48 +1,12 @@
 //! What TOML alone cannot say: names that must exist, values that must differ.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::{Address, Backend, Config, ERROR_BODIES, ErrorPage, Listener, PathRule, Rewrite, Route, SocketMode};
-
-/// Why a configuration is refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
-    },
-    /// It is not TOML, or a key or value is not known. The source shows the line.
-    #[error("{name}: {source}")]
-    Parse {
-        /// The file.
-        name: String,
-        /// The reason, with line and column.
-        source: Box<toml::de::Error>,
-    },
-    /// A file with an error body cannot be used.
-    #[error("cannot read the error body {path}: {source}", path = path.display())]
-    ErrorBody {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
-    },
-    /// It contradicts itself.
-    #[error("{name}: {what}")]
-    Contradiction {
-        /// The file.
-        name: String,
-        /// What, and what to do.
-        what: String,
-    },
-}
+use super::{
+    Address, Backend, Config, ConfigError, ERROR_BODIES, ErrorPage, Listener, PathRule, Rewrite, Route, SocketMode,
+};
 
 impl Config {
     /// Checks what spans several settings.
@@ -67,7 +31,7 @@ impl Config {
 
     fn errors_wrong(&self) -> Option<String> {
         if let Some(what) = self.errors.iter().find_map(ErrorPage::wrong) {
-            return Some(format!("an [[error]]: {what}"));
+            return Some(format!("[[error]]: {what}"));
         }
         let sum: usize = self.errors.iter().filter_map(|page| page.body.as_ref()).map(String::len).sum();
         let long = sum > ERROR_BODIES;
@@ -116,8 +80,11 @@ impl Config {
             if !seen.insert(&backend.name) {
                 return Some(format!("two backends are named {:?}", backend.name));
             }
-            if backend.sticky.as_ref().is_some_and(|sticky| !is_token(&sticky.cookie)) {
-                return Some(format!("backend {:?}: sticky.cookie is no cookie's name", backend.name));
+            if let Some(sticky) = backend.sticky.as_ref().filter(|sticky| !is_token(&sticky.cookie)) {
+                let (name, cookie) = (&backend.name, &sticky.cookie);
+                return Some(format!(
+                    "backend {name:?}: sticky.cookie {cookie:?} is no cookie's name: use letters, digits, - and _"
+                ));
             }
             if let Some(what) = backend_tls_wrong(backend) {
                 return Some(format!("backend {:?}: {what}", backend.name));
@@ -127,15 +94,16 @@ impl Config {
     }
 
     fn routes_wrong(&self) -> Option<String> {
-        self.routes.iter().find_map(|route| {
+        self.routes.iter().enumerate().find_map(|(index, route)| {
             let what = self.route_wrong(route)?;
-            Some(format!("route {:?}: {what}", route.path.to_string()))
+            Some(format!("{}: {what}", route.label(index)))
         })
     }
 
     fn route_wrong(&self, route: &Route) -> Option<String> {
         if !self.backends.iter().any(|backend| backend.name == route.backend) {
-            return Some(format!("it names backend {:?}, which is not defined", route.backend));
+            let names: Vec<&str> = self.backends.iter().map(|backend| backend.name.as_str()).collect();
+            return Some(format!("there is no backend {:?}; there is {names:?}", route.backend));
         }
         if let PathRule::Prefix(path) | PathRule::Exact(path) = &route.path
             && !path.starts_with('/')
@@ -167,7 +135,10 @@ impl Config {
             return Some("limits.head_bytes is above 65536, the most that one hand-over message holds".into());
         }
         if self.limits.http2_streams == 0 {
-            return Some("limits.http2_streams is 0, which refuses every HTTP/2 request: use http2 = false".into());
+            return Some(
+                "limits.http2_streams is 0, which refuses every HTTP/2 request: set http2 = false in [[listener]]"
+                    .into(),
+            );
         }
         if self.limits.header_count == 0 {
             return Some("limits.header_count is 0, which refuses every request".into());
@@ -309,7 +280,7 @@ mod tests {
             ("127.0.0.1:0", tls("min_version = \"1.3\", max_version = \"1.2\""), "above max_version"),
             ("127.0.0.1:0", tls("cipher_suites = [\"RC4\"]"), "TLS_AES_128_GCM_SHA256"),
             ("127.0.0.1:0", tls("client_auth = { mode = \"optional\" }"), "missing field `ca`"),
-            ("127.0.0.1:0", tls("client_auth = { ca = \"a\", mode = \"maybe\" }"), "unknown variant `maybe`"),
+            ("127.0.0.1:0", tls("client_auth = { ca = \"a\", mode = \"maybe\" }"), "unknown value `maybe`"),
             (
                 "127.0.0.1:0",
                 tls("certificates = [{ certificate = \"d\", key = \"l\", names = [\"a b\"] }]"),

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-fn parse<E: Error>(text: &str) -> Result<Duration, E> {
+/// `also`: what else could have been written.
+fn parse<E: Error>(text: &str, also: &str) -> Result<Duration, E> {
     let duration = humantime::parse_duration(text)
-        .map_err(|error| E::custom(format!("{text:?} is no duration such as \"10s\" or \"2m\": {error}")))?;
+        .map_err(|error| E::custom(format!("{text:?} is no duration such as \"10s\" or \"2m\"{also}: {error}")))?;
     if duration.is_zero() {
-        return Err(E::custom("a duration of zero would refuse everything"));
+        return Err(E::custom(format!("{text:?} would leave no time at all; write a duration such as \"10s\"{also}")));
     }
     Ok(duration)
 }
@@ -18,7 +19,7 @@ pub(super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok,
 }
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    parse(&String::deserialize(from)?)
+    parse(&String::deserialize(from)?, "")
 }
 
 /// The same, and `"off"`.
@@ -34,7 +35,7 @@ pub(super) mod optional {
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
         let text = String::deserialize(from)?;
-        if text == "off" { Ok(None) } else { parse(&text).map(Some) }
+        if text == "off" { Ok(None) } else { parse(&text, ", or \"off\"").map(Some) }
     }
 }
 
@@ -47,7 +48,7 @@ pub(super) mod maybe {
     }
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-        Option::<String>::deserialize(from)?.map(|text| parse(&text)).transpose()
+        Option::<String>::deserialize(from)?.map(|text| parse(&text, "")).transpose()
     }
 }
 

@@ -3,9 +3,11 @@
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::matching::short_or_whole;
+use super::schema::{File, ShortOr};
 use super::{ConfigError, Texts};
 
 /// The most that all bodies may have together, in bytes. 64 KiB: they go to the gate in one message, with everything
@@ -14,25 +16,27 @@ pub const ERROR_BODIES: usize = 64 * 1024;
 
 /// A body for some of the answers with which Sluice refuses, instead of its line of plain text. Status and header
 /// fields stay as they are, but for Content-Type.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPage {
-    /// The statuses that it is for, as `[502, 504]`.
+    /// The statuses that it is for, as `[502, 504]`. None: `reason` says it.
     #[serde(default)]
+    #[schemars(inner(range(min = 400, max = 599)))]
     pub status: Vec<u16>,
-    /// The reasons that it is for: the word behind `reason=` in Proxy-WebSocket-Status, or a list of such. A page for
-    /// the reason goes before one for the status.
+    /// The reasons that it is for: the word behind `reason=` in Proxy-WebSocket-Status, or a list of such;
+    /// docs/answers.md has them all. A page for the reason goes before one for the status. None: `status` says it.
     #[serde(default, deserialize_with = "short_or_whole")]
+    #[schemars(with = "ShortOr<Texts>")]
     pub reason: Texts,
     /// The Content-Type. `text/html; charset=utf-8`: pages for people.
     #[serde(default = "html")]
     pub content_type: String,
-    /// The body. All bodies together may have 64 KiB.
+    /// The body. All bodies together may have 65536 bytes. None: `file` has it.
     #[serde(default)]
     pub body: Option<String>,
-    /// A file with the body, in UTF-8, instead of `body`. It is read at the start; a relative path starts at the
-    /// configuration file's folder.
+    /// A file with the body, in UTF-8, instead of `body`. It is read once, at the start. None: `body` has it.
     #[serde(default)]
+    #[schemars(with = "Option<File>")]
     pub file: Option<PathBuf>,
 }
 
@@ -63,7 +67,7 @@ impl ErrorPage {
             let long = || io::Error::other(format!("it is longer than {ERROR_BODIES} bytes"));
             if length > ERROR_BODIES { Err(long()) } else { Ok(()) }
         });
-        fits.map_err(|source| ConfigError::ErrorBody { path: file, source })?;
+        fits.map_err(|reason| ConfigError::ErrorBody { path: file, reason })?;
         self.body = Some(body);
         Ok(())
     }

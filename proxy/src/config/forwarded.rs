@@ -1,16 +1,17 @@
 //! Proxies in front of Sluice, and what backends are told of clients.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TrustedPeer;
 
 /// Who a client is, when other proxies stand before Sluice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Forwarded {
-    /// The networks of the proxies in front, as `"10.0.0.0/8"` or `"2001:db8::1"`, and `"unix"` for those that connect to
-    /// a Unix socket. What they say of a client's
-    /// address, scheme and host is believed; what anybody else says is removed. None: whoever connects is the client.
+    /// The networks of the proxies in front, as `"10.0.0.0/8"` or `"2001:db8::1"`, and `"unix"` for those that connect
+    /// to a Unix socket. What they say of a client's address, scheme and host is believed; what anybody else says is
+    /// removed. None: whoever connects is the client.
     pub trusted: Vec<TrustedPeer>,
     /// Which header those proxies write. The other one is then a stranger's claim, and removed. `"x-forwarded"`: it is
     /// what nearly all proxies write by default.
@@ -20,7 +21,7 @@ pub struct Forwarded {
 }
 
 /// A way to write down whom a proxy serves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedHeader {
     /// X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host.

@@ -2,37 +2,46 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration;
+use super::schema::Span;
 
 /// Time limits of everything before a connection is established.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
     /// From accept to the complete request head, the TLS handshake included. 10 s: a phone on a bad network takes
     /// 2–3 s; a client that feeds a head slower than this is holding a slot, not connecting.
     #[serde(with = "duration")]
+    #[schemars(with = "Span")]
     pub head: Duration,
     /// One TCP connect to one backend server, and as much again for its TLS handshake if it has TLS. 3 s: one lost
     /// SYN is sent again after 1 s.
     #[serde(with = "duration")]
+    #[schemars(with = "Span")]
     pub dial: Duration,
     /// From the request sent to the backend to its complete response head. 10 s: applications that authenticate in
     /// their handshake may ask a database.
     #[serde(with = "duration")]
+    #[schemars(with = "Span")]
     pub response: Duration,
     /// From accept to the end of the handshake, all of the above included. 30 s: the sum of the others with one
     /// retried dial.
     #[serde(with = "duration")]
+    #[schemars(with = "Span")]
     pub handshake: Duration,
-    /// From a plain HTTP request sent to the backend, its body included, to the head of the answer. 120 s: a long poll
+    /// From the last byte of a plain HTTP request, its body included, to the head of the answer; a long upload takes as
+    /// long as it takes. 120 s: a long poll
     /// is answered when there is something to say, after 25 s at the latest with Socket.IO, 90 s with SignalR.
     #[serde(with = "duration")]
+    #[schemars(with = "Span")]
     pub http_response: Duration,
     /// A client's HTTP connection without a request is closed after this long. 75 s: longer than the pauses of a person
     /// who reads, and what NGINX does.
     #[serde(with = "duration")]
+    #[schemars(with = "Span")]
     pub keep_alive: Duration,
 }
 
@@ -50,19 +59,25 @@ impl Default for Timeouts {
 }
 
 /// Size limits of everything before a connection is established.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of a request or response head. 16 KiB: cookies reach 4 KiB each, tokens 8 KiB; NGINX and HAProxy
-    /// stop at 32 KiB and 16 KiB. (8 KiB at least.)
+    /// stop at 32 KiB and 16 KiB. 8 KiB is the least that the HTTP library takes, 64 KiB the most that the
+    /// hand-over holds.
+    #[schemars(range(min = 8192, max = 65536), extend("x-unit" = "bytes"))]
     pub head_bytes: usize,
     /// Header fields of a head. 100: browsers send about 20.
+    #[schemars(range(min = 1), extend("x-unit" = "fields"))]
     pub header_count: usize,
     /// Bytes of a backend's body that is passed on with an answer other than 101. 64 KiB: an error page.
+    #[schemars(extend("x-unit" = "bytes"))]
     pub response_body: usize,
-    /// Connections at one time, established or not; 0: as many as the limit on open files allows.
+    /// Connections at one time, established or not. 0: as many as the limit on open files allows, two for each pair.
+    #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
     /// Requests and WebSockets at one time on one HTTP/2 connection. 100: the least that RFC 9113 §6.5.2 recommends.
+    #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub http2_streams: u32,
 }
 

@@ -2,29 +2,32 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::schema::WatchedFile;
 use super::tls::{max_version, min_version};
 use super::{Address, ProxyProtocol, TlsPolicy, TlsVersion};
 
 /// One listening socket.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// An address and a port, or `unix:` and the path of a socket file. `[::]:443` takes IPv4 as well. Required.
+    /// An address and a port, or `unix:` and the path of a socket file. `[::]:443` takes IPv4 as well.
     pub bind: Address,
-    /// With it, the listener speaks TLS. None: it does not.
+    /// With it, the listener speaks TLS, and nothing else. None: it does not; a balancer in front may.
     #[serde(default)]
     pub tls: Option<Tls>,
     /// Whether clients may speak HTTP/2: over TLS those that offer `h2` (ALPN), else those that begin with its preface
-    /// (RFC 9113 §3.3). On: browsers that have an HTTP/2 connection open their WebSockets on it (RFC 8441). A WebSocket
-    /// over HTTP/2 is carried in userspace; with `false`, every one has a connection of its own, which the kernel
-    /// can carry.
+    /// (RFC 9113 §3.3). true: browsers that have an HTTP/2 connection open their WebSockets on it (RFC 8441). A
+    /// WebSocket over HTTP/2 is carried in userspace; with `false`, every one has a connection of its own, which the
+    /// kernel can carry.
     #[serde(default = "defaults::http2")]
     pub http2: bool,
     /// Connections that may wait to be accepted. 4096: what Linux allows by default (net.core.somaxconn, to which it
     /// cuts more); a burst of reconnecting clients is to wait and not to be turned away.
     #[serde(default = "defaults::backlog")]
+    #[schemars(range(min = 1), extend("x-unit" = "connections"))]
     pub backlog: u32,
     /// Other processes of the same user may listen at the same address, and the kernel spreads connections over all
     /// (SO_REUSEPORT). false: a second Sluice that was started by mistake is told that the address is in use.
@@ -37,7 +40,8 @@ pub struct Listener {
     /// its group.
     #[serde(default)]
     pub mode: SocketMode,
-    /// Whose connections begin with a PROXY header, which says who the client is. None: nobody's.
+    /// Whose connections begin with a PROXY header, which says who the client is. None: nobody's, since whoever may
+    /// send one can claim any address.
     #[serde(default)]
     pub proxy_protocol: Option<ProxyProtocol>,
 }
@@ -59,26 +63,28 @@ impl Listener {
     }
 }
 
-/// TLS of a listener. Relative paths start at the configuration file's folder. The keeper reads the files, so the gate's
-/// user need not be able to; it looks once a second whether they have changed, and on SIGHUP.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// TLS of a listener. Relative paths start at the configuration file's folder. The keeper reads the files, so the
+/// gate's user need not be able to; it looks once a second whether they have changed, and on SIGHUP.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// PEM file with the certificate and its chain, leaf first: what clients get that ask for no name, or for one that
-    /// no certificate is for. Required.
+    /// no certificate is for.
+    #[schemars(with = "WatchedFile")]
     pub certificate: PathBuf,
-    /// PEM file with its private key, not encrypted. Required.
+    /// PEM file with its private key, not encrypted.
+    #[schemars(with = "WatchedFile")]
     pub key: PathBuf,
-    /// More certificates, chosen by the name that the client asks for (SNI). None.
+    /// More certificates, chosen by the name that the client asks for (SNI). None: every client gets the one above.
     #[serde(default)]
     pub certificates: Vec<NamedCertificate>,
-    /// Certificates of clients. None: they are not asked for one.
+    /// Certificates of clients. None: they are not asked for one, as few clients have any.
     #[serde(default)]
     pub client_auth: Option<ClientAuth>,
-    /// The lowest TLS version, `"1.2"` or `"1.3"`. `"1.2"`: clients of some age speak no other.
+    /// The lowest TLS version. `"1.2"`: clients of some age speak no other.
     #[serde(default = "min_version")]
     pub min_version: TlsVersion,
-    /// The highest TLS version. `"1.3"`.
+    /// The highest TLS version. `"1.3"`: the newest there is.
     #[serde(default = "max_version")]
     pub max_version: TlsVersion,
     /// The cipher suites, by their names in IANA's registry; which of them is taken is the client's choice, which knows
@@ -112,12 +118,14 @@ impl Tls {
 }
 
 /// One more certificate.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedCertificate {
-    /// PEM file with the certificate and its chain, leaf first. Required.
+    /// PEM file with the certificate and its chain, leaf first.
+    #[schemars(with = "WatchedFile")]
     pub certificate: PathBuf,
-    /// PEM file with its private key, not encrypted. Required.
+    /// PEM file with its private key, not encrypted.
+    #[schemars(with = "WatchedFile")]
     pub key: PathBuf,
     /// The names that it is shown for, `app.example.com` or `*.example.com` (which stands for one label, as in a
     /// certificate). None: the DNS names in the certificate itself. Of several certificates for one name the first is
@@ -128,10 +136,11 @@ pub struct NamedCertificate {
 }
 
 /// Certificates of clients.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientAuth {
-    /// PEM file with the authorities whose certificates are taken. Required.
+    /// PEM file with the authorities whose certificates are taken.
+    #[schemars(with = "WatchedFile")]
     pub ca: PathBuf,
     /// Whether a client needs one. `"required"`: who sets an authority means its clients alone.
     #[serde(default)]
@@ -139,7 +148,7 @@ pub struct ClientAuth {
 }
 
 /// Whether a client needs a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuthMode {
     /// Without one there is no TLS session.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use regex::bytes::{Regex, RegexBuilder};
+use schemars::JsonSchema;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 const PATTERN_SIZE: usize = 256 * 1024;
 
 /// A text, or a list of texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Texts(pub Vec<String>);
 
@@ -25,7 +26,7 @@ impl From<String> for Texts {
 
 /// The paths of a route. A text alone is a prefix. A request's path is compared in its plain form: percent-encoded
 /// bytes decoded, repeated slashes as one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PathRule {
     /// This path and all below it, cut at `/`: `/chat` serves `/chat` and `/chat/x`, not `/chatter`.
@@ -100,7 +101,7 @@ impl From<Pattern> for String {
 
 /// What a header field or a query parameter must be. Exactly one of `value`, `prefix`, `pattern` and `present`. If the
 /// name occurs several times, one of them that fits is enough.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// The name: of a header in any case, of a query parameter exactly, percent-encoding decoded and `+` read as a
@@ -146,7 +147,7 @@ impl<'de, T: Deserialize<'de> + From<String>> Visitor<'de> for Short<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text or its long form")
+        f.write_str("a text in quotes, or what docs/settings.md has beside it")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
@@ -157,8 +158,13 @@ impl<'de, T: Deserialize<'de> + From<String>> Visitor<'de> for Short<T> {
         T::deserialize(SeqAccessDeserializer::new(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<T, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(table))
+    fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<T, A::Error> {
+        let value = T::deserialize(MapAccessDeserializer::new(&mut table))?;
+        // An enum takes its one key, and would not look at another.
+        match table.next_key::<String>()? {
+            Some(more) => Err(A::Error::custom(format!("`{more}` is one too many: there may be one key only"))),
+            None => Ok(value),
+        }
     }
 }
 

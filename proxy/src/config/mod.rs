@@ -7,6 +7,7 @@ mod backend;
 mod change;
 mod check;
 mod duration;
+mod error;
 mod error_page;
 mod forwarded;
 mod limits;
@@ -14,21 +15,29 @@ mod listener;
 mod matching;
 mod origin;
 mod proxy_protocol;
+#[cfg(test)]
+mod reference;
 mod relay;
 mod route;
+mod schema;
+#[cfg(test)]
+mod schema_check;
+#[cfg(test)]
+mod schema_tests;
 mod tls;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use address::{Address, AddressError};
 pub use backend::{Backend, BackendTls, SameSite, Sticky};
 pub use change::{HeaderEdits, Rewrite};
-pub use check::ConfigError;
 pub use duration::Bound;
+pub use error::ConfigError;
 pub use error_page::{ERROR_BODIES, ErrorPage};
 pub use forwarded::{Forwarded, ForwardedHeader};
 pub use limits::{Limits, Timeouts};
@@ -41,20 +50,25 @@ pub use route::{HttpMode, NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeout
 pub use tls::{TlsChoice, TlsPolicy, TlsVersion};
 
 /// The whole configuration.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+// The schema asks for the three lists whose absence `check` would tell.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "Configuration of Sluice", extend("required" = ["listener", "route", "backend"]))]
 pub struct Config {
-    /// The address for `/metrics` and `/connections`.
+    /// The address for `/metrics` and `/connections`. None: they are not served.
     #[serde(default)]
     pub admin: Option<Admin>,
     /// Where clients connect.
     #[serde(default, rename = "listener")]
+    #[schemars(length(min = 1), extend("default" = null))]
     pub listeners: Vec<Listener>,
     /// Which requests go to which backend; the most specific route wins.
     #[serde(default, rename = "route")]
+    #[schemars(length(min = 1), extend("default" = null))]
     pub routes: Vec<Route>,
-    /// Named groups of servers.
+    /// Who is behind Sluice.
     #[serde(default, rename = "backend")]
+    #[schemars(length(min = 1), extend("default" = null))]
     pub backends: Vec<Backend>,
     /// Proxies in front of Sluice, and what backends are told of clients.
     #[serde(default)]
@@ -68,27 +82,29 @@ pub struct Config {
     /// Size limits of everything before a connection is established.
     #[serde(default)]
     pub limits: Limits,
-    /// Bodies for the answers with which Sluice refuses.
+    /// What Sluice says when it refuses. None: a line of plain text.
     #[serde(default, rename = "error")]
     pub errors: Vec<ErrorPage>,
-    /// The processes.
+    /// The processes that Sluice is.
     #[serde(default)]
     pub process: Process,
 }
 
-/// The admin listener. It shows clients' addresses: bind it where only operators reach it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The admin listener, in plain HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// Address and port.
+    /// Where it listens. They show clients' addresses: let only operators reach it.
+    #[schemars(with = "schema::SocketAddress")]
     pub listen: SocketAddr,
 }
 
-/// The processes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// The processes that Sluice is.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
-    /// The user that the gate runs as when Sluice is started as root. `nobody`: it owns nothing.
+    /// The user that the gate runs as when Sluice is started as root; else it keeps the user that started it. `nobody`:
+    /// it owns nothing.
     pub user: String,
 }
 
@@ -115,7 +131,7 @@ impl Config {
     /// itself. The message has the file's name and, for what TOML can place, the line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            std::fs::read_to_string(path).map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })?;
         let mut config = Self::parse(&text, &path.display().to_string())?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.resolve_paths(folder);
@@ -131,7 +147,7 @@ impl Config {
     /// As [`Config::load`], except for reading.
     pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text)
-            .map_err(|source| ConfigError::Parse { name: name.into(), source: Box::new(source) })?;
+            .map_err(|reason| ConfigError::Parse { name: name.into(), reason: Box::new(reason) })?;
         config.check(name)?;
         Ok(config)
     }

@@ -39,6 +39,12 @@ impl TryFrom<String> for OriginRule {
             return Ok(Self::SameOrigin);
         }
         let fail = |why| OriginRuleError { text: text.clone(), why };
+        if text == "*" {
+            return Err(fail("pages of every site could use a visitor's cookies; name those that may"));
+        }
+        if text.split_once("://").is_some_and(|(_, rest)| rest.contains('/')) {
+            return Err(fail("an origin has no path, and no / at its end"));
+        }
         let origin = split(&text).map_err(fail)?;
         let Some(parent) = origin.host.strip_prefix("*.") else {
             if origin.host.contains('*') {

@@ -3,15 +3,18 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// PROXY headers of clients' connections.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyProtocol {
     /// The peers whose connections begin with a PROXY header, version 1 or 2: networks such as `10.0.0.0/8`, single
     /// addresses, and `unix` for whoever may connect to a Unix socket. Their connections must have one, and it is
-    /// believed; from others none is read. Required: whoever is named here says who clients are.
+    /// believed; from others none is read.
+    /// Whoever is named here says who clients are.
+    #[schemars(length(min = 1))]
     pub from: Vec<TrustedPeer>,
 }
 
@@ -70,12 +73,12 @@ impl From<TrustedPeer> for String {
 }
 
 /// The PROXY header that a backend's connections begin with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SendProxy {
-    /// A line of text.
+    /// A line of text, for servers that read no other.
     V1,
-    /// Binary.
+    /// Binary, for all others.
     V2,
 }
 

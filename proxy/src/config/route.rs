@@ -2,29 +2,34 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::{self, Bound};
 use super::matching::short_or_whole;
+use super::schema::{ShortOr, Span};
 use super::{Condition, HeaderEdits, OriginRule, PathRule, Rewrite, Texts};
 
 /// One route. Of the routes that a request fits, the first in this order serves it: the higher `priority`; the exact
 /// host before the wildcard (a longer one first) before none; the exact path before the pattern before the prefix (a
 /// longer one first); more conditions (`headers`, `query`, `methods`) before fewer; the one that is written first.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// The Host that it serves: a name, `*.example.com` for every name below, or a list of such; none: every host.
     #[serde(default, deserialize_with = "short_or_whole")]
+    #[schemars(with = "ShortOr<Texts>")]
     pub host: Texts,
     /// The path that it serves: a prefix, cut at `/`, as in `"/chat"`; `{ exact = "/chat" }`; or
     /// `{ pattern = "/rooms/[0-9]+" }`. `/`: every path.
     #[serde(default = "defaults::path", deserialize_with = "short_or_whole")]
+    #[schemars(with = "ShortOr<PathRule>")]
     pub path: PathRule,
-    /// Conditions on header fields, as `{ name = "x-client", value = "app" }`; all must hold. None.
+    /// Conditions on header fields, as `{ name = "x-client", value = "app" }`; all must hold. None: any header will do.
     #[serde(default)]
     pub headers: Vec<Condition>,
-    /// Conditions on the query's parameters, as `{ name = "v", prefix = "2." }`; all must hold. None.
+    /// Conditions on the query's parameters, as `{ name = "v", prefix = "2." }`; all must hold. None: any query will
+    /// do.
     #[serde(default)]
     pub query: Vec<Condition>,
     /// The request methods that it serves; none: all. A WebSocket handshake is a GET.
@@ -37,24 +42,23 @@ pub struct Route {
     /// Another path for the backend. None: it gets the path as the client sent it.
     #[serde(default)]
     pub rewrite: Option<Rewrite>,
-    /// Changes of the request's header fields, after everything else. None.
+    /// Changes of the request's header fields, after everything else. None: it passes as docs/routes.md says.
     #[serde(default)]
     pub request_headers: HeaderEdits,
     /// Changes of the header fields of the backend's answers, after everything else. Sluice's own answers (errors) are
-    /// not changed: what they say of themselves must be true. None.
+    /// not changed: what they say of themselves must be true. None: they pass as they are.
     #[serde(default)]
     pub response_headers: HeaderEdits,
-    /// Which values of Origin may enter. Without this setting, only pages of the same origin
-    /// (the Origin's host and port are those of Host), so that no foreign page can use a visitor's cookies.
+    /// Which values of Origin may enter. `["same-origin"]`: no page of another site can use a visitor's cookies.
     #[serde(default = "defaults::origins")]
     pub origins: Vec<OriginRule>,
-    /// Clients that send no Origin (programs, not browsers).
+    /// What becomes of clients that send no Origin: programs, not browsers.
     #[serde(default)]
     pub no_origin: NoOrigin,
     /// What becomes of requests that are no WebSocket handshake.
     #[serde(default)]
     pub http: HttpMode,
-    /// The name of the backend.
+    /// The `name` of the backend that gets the requests.
     pub backend: String,
     /// Time limits of the handshake, instead of those in `[timeouts]`.
     #[serde(default)]
@@ -65,6 +69,18 @@ pub struct Route {
     /// Time limits of established connections, instead of those in `[relay]`.
     #[serde(default)]
     pub relay: RouteRelay,
+}
+
+impl Route {
+    /// What messages call it; `index` is its place in the list.
+    #[must_use]
+    pub fn label(&self, index: usize) -> String {
+        let (number, path) = (index + 1, self.path.to_string());
+        match self.host.0.as_slice() {
+            [] => format!("[[route]] {number} (path {path:?})"),
+            hosts => format!("[[route]] {number} (host {}, path {path:?})", hosts.join(", ")),
+        }
+    }
 }
 
 impl Default for Route {
@@ -92,7 +108,7 @@ impl Default for Route {
 }
 
 /// What becomes of requests that are no WebSocket handshake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HttpMode {
     /// They are refused with 426. The default: what a backend serves beside its WebSockets is not published unasked.
@@ -105,7 +121,7 @@ pub enum HttpMode {
 }
 
 /// What becomes of clients that send no Origin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NoOrigin {
     /// They enter. The default: browsers always send Origin with a WebSocket handshake (RFC 6455 §4.1), so
@@ -117,36 +133,41 @@ pub enum NoOrigin {
 }
 
 /// Time limits of one route's handshakes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeouts {
     /// One TCP connect to one backend server, and as much again for its TLS handshake. None: `timeouts.dial`.
     #[serde(with = "duration::maybe")]
+    #[schemars(with = "Option<Span>")]
     pub dial: Option<Duration>,
     /// From the request sent to the backend to its complete response head. None: `timeouts.response`. It ends with
     /// `handshake` at the latest.
     #[serde(with = "duration::maybe")]
+    #[schemars(with = "Option<Span>")]
     pub response: Option<Duration>,
     /// From accept to the end of the handshake. None: `timeouts.handshake`. (The request head's own limit,
     /// `timeouts.head`, cannot depend on the route, which is chosen by the head.)
     #[serde(with = "duration::maybe")]
+    #[schemars(with = "Option<Span>")]
     pub handshake: Option<Duration>,
-    /// From a plain HTTP request sent to the backend to the head of the answer. None: `timeouts.http_response`.
+    /// From the last byte of a plain HTTP request to the head of the answer. None: `timeouts.http_response`.
     #[serde(with = "duration::maybe")]
+    #[schemars(with = "Option<Span>")]
     pub http_response: Option<Duration>,
 }
 
 /// How much of Sluice one route may take.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteLimits {
     /// Connections at one time, those in their handshake included; one more is answered with 503 and Retry-After. 0:
     /// as many as `limits.connections` allows.
+    #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
 }
 
 /// Time limits of one route's established connections.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteRelay {
     /// A pair with no byte in either direction for this long is closed; `"off"`: never. None: `relay.idle_timeout`.

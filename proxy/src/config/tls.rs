@@ -2,10 +2,11 @@
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion, version};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A version of TLS. Older ones than 1.2 are not spoken (RFC 8996).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum TlsVersion {
     /// RFC 5246.
     #[serde(rename = "1.2")]
@@ -91,7 +92,7 @@ impl TlsPolicy<'_> {
         let useless =
             provider.cipher_suites.iter().find(|suite| !spoken.iter().any(|version| is_of(**suite, *version)));
         if let (Some(suite), false) = (useless, suites.is_empty()) {
-            return Err(format!("cipher suite {:?} is of a TLS version that is not spoken here", iana(*suite)));
+            return Err(format!("cipher_suites has {:?}, of a TLS version that is not spoken here", iana(*suite)));
         }
         Ok(TlsChoice { provider, versions: spoken.into_iter().map(TlsVersion::supported).collect() })
     }
@@ -109,7 +110,7 @@ fn iana(suite: SupportedCipherSuite) -> String {
 
 fn find(known: &[SupportedCipherSuite], name: &str) -> Result<SupportedCipherSuite, String> {
     let found = known.iter().copied().find(|suite| iana(*suite) == name);
-    found.ok_or_else(|| format!("there is no cipher suite {name:?}; there is {}", names(known, |_| true)))
+    found.ok_or_else(|| format!("cipher_suites has {name:?}, which there is not; there is {}", names(known, |_| true)))
 }
 
 fn names(known: &[SupportedCipherSuite], which: impl Fn(SupportedCipherSuite) -> bool) -> String {

@@ -87,7 +87,7 @@ impl Routes {
     pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
         let mut entries = Vec::new();
         for (index, route) in config.routes.iter().enumerate() {
-            let what = || format!("route {:?}", route.path.to_string());
+            let what = || route.label(index);
             let rule = Arc::new(rule(config, index, route).with_context(what)?);
             for host in hosts(route).with_context(what)? {
                 entries.push((host, rule.clone()));
@@ -128,9 +128,12 @@ fn all_different(config: &Config, entries: &[(HostRule, Arc<Rule>)]) -> anyhow::
         methods.sort_unstable();
         let conditions = format!("{headers:?} {query:?} {methods:?}");
         if let Some(other) = seen.insert((host.clone(), rule.path.key(), conditions), rule.way.route) {
-            let (path, hosts) = (&route.path, route.host.0.join(", "));
-            anyhow::ensure!(other == rule.way.route, "two routes serve host {hosts:?} and path {:?}", path.to_string());
-            anyhow::bail!("route {:?} names a host twice", path.to_string());
+            let label = route.label(rule.way.route.into());
+            anyhow::ensure!(other != rule.way.route, "{label} names a host twice");
+            anyhow::bail!(
+                "{label} and [[route]] {}: two routes serve the same requests, and one would never",
+                other + 1
+            );
         }
     }
     Ok(())
@@ -150,7 +153,7 @@ fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
     let path = PathRule::read(&route.path)?;
     let method = |text: &String| {
         let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| !text.bytes().any(|b| b.is_ascii_lowercase()));
-        method.with_context(|| format!("{text:?} is no method; methods are written as in \"GET\""))
+        method.with_context(|| format!("methods: {text:?} is no method; they are written as in \"GET\""))
     };
     let rewrite = route.rewrite.as_ref().map(|rewrite| Rewrite::read(rewrite, &path)).transpose()?;
     fn list<T>(conditions: &[Condition], read: fn(&Condition) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
@@ -162,8 +165,8 @@ fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
         response_edits: Edits::read(&route.response_headers, Of::Response).context("response_headers")?,
         priority: route.priority,
         methods: route.methods.iter().map(method).collect::<anyhow::Result<_>>()?,
-        headers: list(&route.headers, OnHeader::read)?,
-        query: list(&route.query, OnQuery::read)?,
+        headers: list(&route.headers, OnHeader::read).context("headers")?,
+        query: list(&route.query, OnQuery::read).context("query")?,
         path,
         rewrite,
         origins: route.origins.clone(),
