@@ -7,6 +7,7 @@ mod bench;
 mod command;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod test;
 mod vm;
 
@@ -40,6 +41,8 @@ enum Task {
     },
     /// Every test that this machine can run; the last line is the sum.
     Test,
+    /// Every fuzz target for a while, from the seeds in fuzz/seeds.
+    Fuzz(fuzz::FuzzArgs),
     /// The tests on stock Debian kernels, each in an emulated machine of its own.
     Vm(vm::VmArgs),
     /// Measure Sluice beside other proxies.
@@ -77,6 +80,7 @@ fn run(task: Task) -> anyhow::Result<Outcome> {
         Task::BuildEbpf { check: true } => ebpf::check(),
         Task::Run { once } => demo::run(once),
         Task::Test => test::run(),
+        Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Vm(arguments) => vm::run(arguments),
         Task::Bench(arguments) => bench::run(arguments).map(|()| Outcome::Done),
     }

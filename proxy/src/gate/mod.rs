@@ -13,6 +13,9 @@ mod exchange;
 mod files;
 mod forward;
 mod front;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handover;
 mod handshake;
 mod http2;

@@ -11,7 +11,8 @@ use anyhow::Context as _;
 use crate::Outcome;
 use crate::command::{must_run, root, target};
 use manifest::{Manifest, read, sha256, sources};
-use toolchain::{Toolchain, nightly};
+use toolchain::Toolchain;
+pub(crate) use toolchain::nightly;
 
 const TRIPLE: &str = "bpfel-unknown-none";
 

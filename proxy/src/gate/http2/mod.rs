@@ -78,7 +78,7 @@ impl Drop for Counted {
     }
 }
 
-fn builder(config: &Config) -> Builder {
+pub(super) fn builder(config: &Config) -> Builder {
     let streams = config.limits.http2_streams;
     let mut builder = Builder::new();
     builder
