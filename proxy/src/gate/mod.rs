@@ -13,7 +13,7 @@ mod exchange;
 mod files;
 mod forward;
 mod front;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod handover;
