@@ -1,9 +1,13 @@
 //! One connection, from accept to its pair or its refusal.
 //!
-//! [`states`] has a type for every state; this file runs through them and deals with every way out.
+//! [`states`] has a type for every state on a WebSocket's way, [`asked`] says what a request is, [`plain`] has the way
+//! of those that are no WebSocket handshake; this file runs through them and deals with every way out.
 
+mod asked;
 mod client;
+mod plain;
 mod states;
+mod visit;
 
 use std::sync::Arc;
 
@@ -11,9 +15,13 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
+pub(super) use asked::Asked;
 pub(super) use client::Client;
-pub(super) use states::{Accepted, Asked, Note, Quiesced, Visit, now_ms};
-use states::{Judged, Stopped, Up};
+pub(super) use states::{Accepted, Quiesced};
+pub(super) use visit::{Note, Visit, now_ms};
+
+use asked::{HeadRead, Judged};
+use states::{Stopped, Up};
 
 use super::exchange;
 use super::http2::{self, PREFACE};
@@ -161,7 +169,7 @@ pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Ask
 }
 
 /// Deals with a request, and with those behind it on the same connection, until one becomes a pair or is the last.
-async fn requests(gate: &Arc<Gate>, mut asked: states::HeadRead, note: &mut Note) -> Result<(), Stopped> {
+async fn requests(gate: &Arc<Gate>, mut asked: HeadRead, note: &mut Note) -> Result<(), Stopped> {
     loop {
         asked = match asked.judge(gate, note)? {
             Judged::Handshake(admitted) => {
