@@ -4,6 +4,7 @@ use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
 use http::request::Parts;
 use http::{Method, StatusCode, Uri, Version, response};
 
+use super::grammar;
 use crate::gate::refusal::Refusal;
 
 /// Headers of an answer that speak of the connection, which HTTP/2 has other means for (RFC 9113 §8.2.2), and the
@@ -21,8 +22,13 @@ const NOT_IN_HTTP2: [HeaderName; 6] = [
 /// (RFC 8441 §4), which becomes a handshake with this Sec-WebSocket-Key.
 ///
 /// # Errors
-/// A CONNECT that does not ask for a WebSocket; an authority that is missing, or another one than Host's.
+/// A CONNECT that does not ask for a WebSocket; an authority that is missing, or another one than Host's; a name that is
+/// none in HTTP/1.1.
 pub(in crate::gate) fn as_http1(mut head: Parts, protocol: Option<&str>, key: HeaderValue) -> Result<Parts, Refusal> {
+    // The HTTP/2 library lets quotation marks through (RFC 9113 §8.2.1 leaves such names to us).
+    if !head.headers.keys().all(|name| grammar::is_token(name.as_str())) {
+        return Err(Refusal::Malformed);
+    }
     let authority = head.uri.authority().map(|authority| HeaderValue::from_str(authority.as_str()));
     let authority = authority.transpose().map_err(|_| Refusal::Host)?;
     match (authority, head.headers.contains_key(HOST)) {
