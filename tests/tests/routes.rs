@@ -293,7 +293,7 @@ fn wrong_routes_are_named_before_anything_starts() {
         (format!("{route}headers = [{{ name = \"x\" }}]\n"), "exactly one of"),
         (format!("{route}rewrite = {{ replace = \"/x\" }}\n"), "rewrite takes"),
         (format!("{route}request_headers = {{ set = {{ upgrade = \"x\" }} }}\n"), "cannot be changed"),
-        (format!("{route}relay = {{ idle_timeout = \"0s\" }}\n"), "zero"),
+        (format!("{route}relay = {{ idle_timeout = \"0s\" }}\n"), "no time at all"),
         (format!("{route}timeouts = {{ dial = \"off\" }}\n"), "no duration"),
         (format!("{route}[forwarded]\ntrusted = [\"10.0.0.0/33\"]\n"), "trusted"),
         (format!("{route}[forwarded]\nread = \"x-real-ip\"\n"), "x-real-ip"),
@@ -302,7 +302,6 @@ fn wrong_routes_are_named_before_anything_starts() {
         (format!("{route}[[error]]\nstatus = [502]\nfile = \"page.html\"\n"), "longer than 65536"),
     ] {
         let (success, log) = check(&folder, &tables);
-        let says = says.trim_end_matches("not a plain path");
         assert!(!success && log.contains(says), "{tables}: {log}");
         assert!(log.contains("sluice.toml") || log.contains(".html"), "{log}");
         assert!(!log.contains("panicked"), "{log}");
