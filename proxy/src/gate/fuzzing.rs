@@ -26,10 +26,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 
 use super::exchange::Exchange;
-use super::handshake::{
-    Opening, Plain, Scheme, Target, Visitor, asks_for_websocket, check_framing, check_switch, forward, http2, key,
-};
-use super::policy::{Routes, Subject};
+use super::handshake::{Opening, Scheme, Visitor, check_framing, check_switch, forward, http2, key};
+use super::judge::{Kind, Verdict};
+use super::policy::Routes;
 use super::proxy_header::{self, Progress};
 use super::session::after;
 use super::sticky::Sticky;
@@ -159,22 +158,14 @@ fn client() -> Peer {
 fn judged<B>(head: &Parts, body: B) -> Option<Request<B>> {
     let Setting { config, routes, .. } = &*SETTING;
     let visitor = Visitor::judge(&config.forwarded, client(), Scheme::Plain, &head.headers);
-    let pass = |target: &Target, hop_by_hop: &[String], admit: &dyn Fn(&super::policy::Rule) -> bool| {
-        let rule = routes.find(&Subject::new(head, target)).ok().filter(|rule| admit(rule))?;
-        let sent = rule.target(head.uri.path_and_query()?, &target.path).ok()?;
-        let mut request = forward::request(head, sent, hop_by_hop, &visitor, &config.forwarded, body);
-        rule.request_edits.apply(request.headers_mut());
-        Some(request)
+    let verdict = Verdict::judge(routes, head, &visitor).ok()?;
+    let hop_by_hop = match &verdict.kind {
+        Kind::Handshake(opening) => &opening.hop_by_hop,
+        Kind::Plain(plain) => &plain.hop_by_hop,
     };
-    if asks_for_websocket(head) {
-        let opening = Opening::check(head, &visitor).ok()?;
-        let (caller, own) = (&opening.caller, &opening.target.own_origin);
-        pass(&opening.target, &opening.hop_by_hop, &|rule| rule.admit(caller, own).is_ok())
-    } else {
-        let plain = Plain::check(head, &visitor).ok()?;
-        let (caller, own) = (&plain.caller, &plain.target.own_origin);
-        pass(&plain.target, &plain.hop_by_hop, &|rule| rule.admit_plain(caller, own).is_ok())
-    }
+    let mut request = forward::request(head, verdict.target, hop_by_hop, &visitor, &config.forwarded, body);
+    verdict.rule.request_edits.apply(request.headers_mut());
+    Some(request)
 }
 
 /// Writes a request as it goes to a backend that never answers, for as long as there is something to write.

@@ -19,6 +19,7 @@ pub mod fuzzing;
 mod handover;
 mod handshake;
 mod http2;
+mod judge;
 mod kept;
 mod linger;
 mod listen;

@@ -1,9 +1,6 @@
 //! What a request is, and where it may go.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::HeaderMap;
 use http_body_util::Empty;
 use tokio::time::Instant;
 
@@ -12,10 +9,9 @@ use super::plain::Plain;
 use super::states::{Admitted, Stopped};
 use super::visit::{Note, Visit, now_ms};
 use crate::gate::Gate;
-use crate::gate::handshake::{self, Opening, Scheme, Target, Visitor, forward as headers, http2};
-use crate::gate::policy::{Rule, Subject, Way};
-use crate::gate::pool::RequestBody;
-use crate::gate::refusal::Refusal;
+use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
+use crate::gate::judge::{Kind, Verdict};
+use crate::gate::policy::{Rule, Way};
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
 use crate::handoff::{Peer, WhyNot};
@@ -68,27 +64,19 @@ impl Asked {
 }
 
 impl HeadRead {
-    /// Finds the client's own address and the route. The log names the client from here on.
+    /// Finds the client's own address and the route, and takes a place on it. The log names the client from here on.
     pub(super) fn judge(mut self, gate: &Gate, note: &mut Note) -> Result<Judged, Stopped> {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
         note.client = visitor.client;
         let from = From { address: visitor.client, scheme: visitor.scheme };
-        let judged = if handshake::asks_for_websocket(&self.head) {
-            self.handshake(gate, &visitor).map(Ok)
-        } else {
-            self.plain(gate, &visitor).map(Err)
-        };
-        let Self { mut visit, client, keys, scheme, head } = self;
+        let judged = Verdict::judge(&gate.routes, &self.head, &visitor).and_then(|verdict| {
+            self.visit.permit.sit(gate.seats.take(verdict.rule.way.route)?);
+            Ok(verdict)
+        });
         match judged {
-            Ok(Ok((opening, Passed { rule, kept, request }))) => {
-                visit.done_by = done_by(gate, visit.done_by, &rule);
-                let admitted = Admitted { visit, client, keys, from, opening, request, rule, kept };
-                Ok(Judged::Handshake(Box::new(admitted)))
-            }
-            Ok(Err((last, Passed { rule, kept, request }))) => {
-                Ok(Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, kept, last })))
-            }
+            Ok(verdict) => Ok(self.pass(gate, &visitor, from, verdict)),
             Err(refusal) => {
+                let Self { visit, client, head, .. } = self;
                 // Without the query, which may hold a token.
                 let (path, headers) = (head.uri.path(), &head.headers);
                 let (host, origin) = (headers.get(http::header::HOST), headers.get(http::header::ORIGIN));
@@ -98,59 +86,38 @@ impl HeadRead {
         }
     }
 
-    fn handshake(&mut self, gate: &Gate, visitor: &Visitor) -> Result<(Opening, Passed<Empty<Bytes>>), Refusal> {
-        let opening = Opening::check(&self.head, visitor)?;
-        let rule = gate.routes.find(&Subject::new(&self.head, &opening.target))?;
-        rule.admit(&opening.caller, &opening.target.own_origin)?;
-        let passed = self.pass(gate, visitor, rule, (&opening.target, &opening.hop_by_hop), |_| Empty::new())?;
-        Ok((opening, passed))
-    }
-
-    /// A request that no route takes as it is is refused as the handshake that it is not.
-    fn plain(&mut self, gate: &Gate, visitor: &Visitor) -> Result<(bool, Passed<RequestBody>), Refusal> {
-        let as_handshake = |head| Opening::check(head, visitor).err().unwrap_or(Refusal::NotWebSocket);
-        if !gate.routes.take_plain() {
-            return Err(as_handshake(&self.head));
+    /// Writes the request for the backend.
+    fn pass(self, gate: &Gate, visitor: &Visitor, from: From, verdict: Verdict<'_>) -> Judged {
+        let Self { mut visit, mut client, keys, scheme, head } = self;
+        let Verdict { rule, kind, target } = verdict;
+        let (rule, settings) = (rule.clone(), &gate.config.forwarded);
+        match kind {
+            Kind::Plain(plain) => {
+                let (body, last) = (client.take_body(), plain.last);
+                let mut request = headers::request(&head, target, &plain.hop_by_hop, visitor, settings, body);
+                let kept = finish(gate, &visit, &rule, request.headers_mut());
+                Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, kept, last }))
+            }
+            Kind::Handshake(opening) => {
+                let body = Empty::new();
+                let mut request = headers::request(&head, target, &opening.hop_by_hop, visitor, settings, body);
+                let kept = finish(gate, &visit, &rule, request.headers_mut());
+                visit.done_by = done_by(gate, visit.done_by, &rule);
+                Judged::Handshake(Box::new(Admitted { visit, client, keys, from, opening, request, rule, kept }))
+            }
         }
-        let plain = handshake::Plain::check(&self.head, visitor)?;
-        let rule = gate.routes.find(&Subject::new(&self.head, &plain.target))?;
-        rule.admit_plain(&plain.caller, &plain.target.own_origin).map_err(|refusal| match refusal {
-            Refusal::NotWebSocket => as_handshake(&self.head),
-            other => other,
-        })?;
-        let passed = self.pass(gate, visitor, rule, (&plain.target, &plain.hop_by_hop), Client::take_body)?;
-        Ok((plain.last, passed))
-    }
-
-    /// Takes the client's place on its route, and writes the request to the backend.
-    fn pass<B>(
-        &mut self,
-        gate: &Gate,
-        visitor: &Visitor,
-        rule: &Arc<Rule>,
-        (target, hop_by_hop): (&Target, &[String]),
-        body: impl FnOnce(&mut Client) -> B,
-    ) -> Result<Passed<B>, Refusal> {
-        let head = &self.head;
-        let sent = head.uri.path_and_query().ok_or(Refusal::Path)?;
-        let sent = rule.target(sent, &target.path)?;
-        self.visit.permit.sit(gate.seats.take(rule.way.route)?);
-        let body = body(&mut self.client);
-        let mut request = headers::request(head, sent, hop_by_hop, visitor, &gate.config.forwarded, body);
-        let kept = kept(gate, rule.way, request.headers_mut());
-        if let Some(person) = &self.visit.person {
-            person.tell(request.headers_mut());
-        }
-        rule.request_edits.apply(request.headers_mut());
-        Ok(Passed { rule: rule.clone(), kept, request })
     }
 }
 
-/// What is made of a request that may enter.
-struct Passed<B> {
-    rule: Arc<Rule>,
-    kept: Option<Kept>,
-    request: Request<B>,
+/// Writes into a request's header what only the gate knows, and what the route changes. Returns the server that the client
+/// was on before.
+fn finish(gate: &Gate, visit: &Visit, rule: &Rule, headers: &mut HeaderMap) -> Option<Kept> {
+    let kept = kept(gate, rule.way, headers);
+    if let Some(person) = &visit.person {
+        person.tell(headers);
+    }
+    rule.request_edits.apply(headers);
+    kept
 }
 
 /// When the handshake must be done by this route's limit, which began at the accept as the general one did.
