@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use crate::sys::mapped::{MappedArray, Slot};
 
 /// How many handshake results can be told apart: [`Stats::count_handshake`].
-pub const RESULTS: usize = 64;
+pub const RESULTS: usize = 128;
 
 /// How many pairs a gate can carry itself: half the usual hard limit of 20,000 open files, two files each.
 pub const CARRIED: u32 = 10_000;
