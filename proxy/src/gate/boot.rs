@@ -8,7 +8,7 @@ use super::control::Receiver;
 use super::files::Files;
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::Packet;
-use crate::handoff::{Hello, ToGate};
+use crate::handoff::{Hello, Tally, ToGate, memory};
 
 /// Everything that a gate runs on.
 pub(super) struct Equipment {
@@ -16,6 +16,8 @@ pub(super) struct Equipment {
     pub(super) stats: Stats,
     pub(super) listeners: Vec<Listening>,
     pub(super) files: Files,
+    /// The pairs that the keeper holds, from earlier gates.
+    pub(super) live: Vec<Tally>,
     pub(super) admin: Option<OwnedFd>,
 }
 
@@ -41,6 +43,9 @@ pub(super) async fn receive(receiver: &mut Receiver<'_>) -> anyhow::Result<Optio
             }
             ToGate::Files { roles } => equipment.files.take(roles, fds)?,
             ToGate::Admin => equipment.admin = Some(only(fds).context("the admin listener's message")?),
+            ToGate::Live => {
+                equipment.live = memory::read(fds).context("cannot read which pairs the keeper holds")?;
+            }
             ToGate::Start => return Ok(Some(equipment)),
             other => bail!("the keeper sent {other:?} before Start"),
         }
@@ -52,7 +57,8 @@ fn hello(packet: Packet<ToGate>) -> anyhow::Result<Equipment> {
     let ToGate::Hello(hello) = packet.message else { bail!("the keeper's first message is not Hello") };
     let memory = only(packet.fds).context("Hello")?;
     let stats = Stats::open(memory).context("cannot map the shared counters")?;
-    Ok(Equipment { hello: *hello, stats, listeners: Vec::new(), files: Files::default(), admin: None })
+    let (listeners, files) = (Vec::new(), Files::default());
+    Ok(Equipment { hello: *hello, stats, listeners, files, live: Vec::new(), admin: None })
 }
 
 fn only(fds: Vec<OwnedFd>) -> anyhow::Result<OwnedFd> {

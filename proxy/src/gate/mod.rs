@@ -74,14 +74,14 @@ use self::tls::Arming;
 use self::upstream::{Dialling, Failure};
 use crate::config::{Address, Backend, Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
-use crate::handoff::{ConnId, Engine, Hello, MAX_MESSAGE, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{ConnId, Engine, Hello, MAX_MESSAGE, Tally, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
 use crate::observe::{self, Admin, Certificates, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
 const WORKERS: usize = 2;
 
-/// What [`crate::handoff::Hello`] has beside the configuration, in bytes: a few numbers, and some per route with a limit.
+/// What [`crate::handoff::Hello`] has beside the configuration, in bytes: a few numbers, and to spare.
 const BESIDE_CONFIG: usize = 32 * 1024;
 
 /// What all connections share.
@@ -159,7 +159,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let control = Arc::new(Control::new(control).context("cannot watch the control socket")?);
     let mut receiver = Receiver::new(&control);
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
-    let Equipment { hello, stats, listeners, files, admin } = equipment;
+    let Equipment { hello, stats, listeners, files, live, admin } = equipment;
     let loaded = Loaded::make(&hello.config, &files, None)?;
     let certificates = Certificates::default();
     certificates.set(loaded.certificates(&hello.config));
@@ -168,7 +168,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
             0 => hello.capacity,
             most => most.min(hello.capacity),
         };
-        Admission::new(limit as usize, hello.live as usize, admission::room_for_files())
+        Admission::new(limit as usize, live.len(), admission::room_for_files())
     };
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
@@ -185,7 +185,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         arming: arming(hello.ktls, &hello.config.relay),
         admission,
         pool: Pool::default(),
-        seats: Seats::new(&hello.config, &hello.live_by_route),
+        seats: Seats::new(&hello.config, &live),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
         config: hello.config,
@@ -231,10 +231,7 @@ async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Arc<Gate>, snapsho
     let mut changed = Files::default();
     while let Some(packet) = receiver.next().await? {
         match packet.message {
-            ToGate::Closed { count, by_route } => {
-                gate.admission.closed(count as usize);
-                gate.seats.closed(&by_route);
-            }
+            ToGate::Closed { pairs } => gate.closed(&pairs),
             ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
             ToGate::Files { roles } => changed.take(roles, packet.fds)?,
             ToGate::Reload { reload } => files::reload(gate, std::mem::take(&mut changed), reload).await?,
@@ -269,6 +266,14 @@ impl Gate {
                 tracing::info!(%conn, %client, listener, status, reason, why, "refused");
             }
             other => tracing::debug!(%conn, %client, listener, outcome = ?other, "handshake over"),
+        }
+    }
+
+    /// Pairs of the keeper have ended: what they have held is free.
+    fn closed(&self, pairs: &[Tally]) {
+        self.admission.closed(pairs.len());
+        for pair in pairs {
+            self.seats.closed(pair);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::refusal::Refusal;
 use crate::config::Config;
+use crate::handoff::Tally;
 
 /// The connections of the routes that have a limit: in their handshake, carried by this gate, or with the keeper.
 pub(super) struct Seats {
@@ -21,15 +22,13 @@ struct Room {
 pub(super) struct Seat(Option<Arc<Room>>);
 
 impl Seats {
-    /// None taken but by the pairs that the keeper holds: routes and how many.
-    pub(super) fn new(config: &Config, live: &[(u16, u32)]) -> Self {
+    /// None taken but by the pairs that the keeper holds.
+    pub(super) fn new(config: &Config, live: &[Tally]) -> Self {
         let rooms = config.routes.iter().map(|route| route.limits.connections);
         let room = |limit| Arc::new(Room { limit, taken: AtomicU32::new(0) });
         let seats = Self { rooms: rooms.map(|limit| (limit > 0).then(|| room(limit))).collect() };
-        for (route, count) in live {
-            if let Some(room) = seats.room(*route) {
-                room.taken.store(*count, Ordering::Relaxed);
-            }
+        for room in live.iter().filter_map(|pair| seats.room(pair.route)) {
+            room.taken.fetch_add(1, Ordering::Relaxed);
         }
         seats
     }
@@ -46,12 +45,10 @@ impl Seats {
         Ok(Seat(Some(room.clone())))
     }
 
-    /// So many pairs of the keeper's have ended, by route.
-    pub(super) fn closed(&self, routes: &[(u16, u32)]) {
-        for (route, count) in routes {
-            if let Some(room) = self.room(*route) {
-                room.leave(*count);
-            }
+    /// A pair of the keeper's has ended.
+    pub(super) fn closed(&self, pair: &Tally) {
+        if let Some(room) = self.room(pair.route) {
+            room.leave();
         }
     }
 
@@ -61,8 +58,8 @@ impl Seats {
 }
 
 impl Room {
-    fn leave(&self, count: u32) {
-        let fewer = |taken: u32| Some(taken.saturating_sub(count));
+    fn leave(&self) {
+        let fewer = |taken: u32| Some(taken.saturating_sub(1));
         // Never fails: there is always a number.
         let _ = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
     }
@@ -78,7 +75,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         if let Some(room) = &self.0 {
-            room.leave(1);
+            room.leave();
         }
     }
 }
@@ -90,7 +87,11 @@ mod tests {
     use super::*;
     use crate::config::Route;
 
-    fn seats(live: &[(u16, u32)]) -> Seats {
+    fn on(route: u16) -> Tally {
+        Tally { route, backend: 0, server: 0, client: None }
+    }
+
+    fn seats(live: &[Tally]) -> Seats {
         let mut limited = Route::default();
         limited.limits.connections = 2;
         Seats::new(&Config { routes: vec![Route::default(), limited], ..Config::default() }, live)
@@ -117,17 +118,17 @@ mod tests {
         seats.take(1).unwrap().hand_over();
         seats.take(1).unwrap().hand_over();
         assert!(full(&seats));
-        seats.closed(&[(0, 5), (1, 1), (9, 1)]);
+        [0, 1, 9].map(on).iter().for_each(|pair| seats.closed(pair));
         assert!(!full(&seats));
     }
 
     #[test]
     fn a_new_gate_counts_the_pairs_from_earlier_ones() {
-        let seats = seats(&[(0, 4), (1, 3), (8, 1)]);
+        let seats = seats(&[0, 1, 0, 1, 8, 1].map(on));
         assert!(full(&seats), "there may be more than the limit");
-        seats.closed(&[(1, 1)]);
+        seats.closed(&on(1));
         assert!(full(&seats));
-        seats.closed(&[(1, 9)]);
+        seats.closed(&on(1));
         assert!(!full(&seats));
     }
 }

@@ -13,11 +13,14 @@ use files::FileRole;
 
 pub mod close;
 pub mod files;
+pub mod memory;
 mod peer;
 pub mod stats;
+mod tally;
 pub mod wire;
 
 pub use peer::{Peer, canonical};
+pub use tally::{TALLIES, Tally};
 
 /// The most that one message holds, in bytes: below the default limit of 212,992 on a Unix socket's buffer, with
 /// room for what either side sent behind its handshake, twice.
@@ -236,6 +239,9 @@ pub enum ToGate {
     },
     /// The admin listening socket: one descriptor.
     Admin,
+    /// Every pair that the keeper holds, from earlier gates. One descriptor: a [`memory`] with a `Vec<Tally>`, since
+    /// all of them may be more than the socket takes before the gate reads.
+    Live,
     /// Everything has been sent: begin.
     Start,
     /// The files that have been sent since the last such message, together all that there are, take the place of the
@@ -244,14 +250,12 @@ pub enum ToGate {
         /// Comes back with the answer.
         reload: u64,
     },
-    /// This many pairs of the keeper have ended since the last such message.
+    /// These pairs of the keeper have ended.
     Closed {
-        /// How many.
-        count: u32,
-        /// How many of each route that has a limit on them: the route's index and the number.
-        by_route: Vec<(u16, u32)>,
+        /// At most [`TALLIES`].
+        pairs: Vec<Tally>,
     },
-    /// The answer to [`ToKeeper::Snapshot`]. One descriptor: a memfd with a postcard-encoded [`Snapshot`].
+    /// The answer to [`ToKeeper::Snapshot`]. One descriptor: a [`memory`] with a [`Snapshot`].
     Snapshot {
         /// The number from the request.
         request: u64,
@@ -271,10 +275,6 @@ pub struct Hello {
     pub ktls: Ability,
     /// How many pairs the keeper can hold.
     pub capacity: u32,
-    /// How many it holds now, from earlier gates.
-    pub live: u32,
-    /// How many of each route that has a limit on them: the route's index and the number.
-    pub live_by_route: Vec<(u16, u32)>,
     /// Made at random when the keeper started: every gate of its makes and believes the same cookies.
     pub secret: CookieKey,
 }

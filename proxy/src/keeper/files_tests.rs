@@ -115,7 +115,7 @@ fn what_a_gate_ends_with_is_tried_on_one_more() {
 fn a_gate_without_room_gets_them_later() {
     let mut rig = Rig::new("full");
     rig.write("second");
-    while wire::send(&rig.control, &ToGate::Closed { count: 0, by_route: vec![] }, &[]).is_ok() {}
+    while wire::send(&rig.control, &ToGate::Closed { pairs: vec![] }, &[]).is_ok() {}
     rig.look_twice();
     let mut buffer = vec![0; MAX_MESSAGE];
     while wire::receive::<ToGate>(&rig.gate, &mut buffer).is_ok() {}

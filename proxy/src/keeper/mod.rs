@@ -15,7 +15,6 @@ mod snapshot;
 mod table;
 mod timers;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -27,7 +26,9 @@ use rustix::event::epoll::EventFlags;
 use crate::config::{Config, EngineChoice, TlsEngineChoice};
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Packet, Received};
-use crate::handoff::{self, CookieKey, Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{
+    self, CookieKey, Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, Tally, ToGate, ToKeeper, WhyNot, memory,
+};
 use crate::kernel::{Kernel, probe};
 use crate::ktls::Ability;
 use crate::sys::signals::{Asked, Signals};
@@ -195,7 +196,9 @@ impl Keeper {
             }
             self.relay.turn(Instant::now());
             self.files.look(Instant::now(), self.gate.control());
-            self.report_ended();
+            if let Some(control) = self.gate.control() {
+                self.relay.ended.report(control);
+            }
         }
     }
 
@@ -242,9 +245,7 @@ impl Keeper {
             why_not: self.relay.why_not,
             ktls: self.ktls.clone(),
             capacity: self.capacity,
-            live: self.relay.table.live(),
             secret: self.secret.clone(),
-            live_by_route: self.live_by_route(),
         };
         wire::send(control, &ToGate::Hello(Box::new(hello)), &[self.stats_file.as_fd()])?;
         for (index, listener) in (0..).zip(&self.listeners.clients) {
@@ -254,6 +255,8 @@ impl Keeper {
         if let Some(admin) = &self.listeners.admin {
             wire::send(control, &ToGate::Admin, &[admin.as_fd()])?;
         }
+        let live: Vec<Tally> = self.relay.table.iter().map(|(_, pair)| Tally::from(&pair.facts)).collect();
+        wire::send(control, &ToGate::Live, &[memory::write("sluice-live", &live)?.as_fd()])?;
         wire::send(control, &ToGate::Start, &[])?;
         Ok(())
     }
@@ -313,7 +316,7 @@ impl Keeper {
         match <[OwnedFd; 2]>::try_from(fds) {
             Ok(sockets) if sane => self.relay.open(pair, sockets, Instant::now()),
             _ => {
-                self.relay.ended.left(pair.facts.route);
+                self.relay.ended.left(Tally::from(&pair.facts));
                 tracing::error!(conn = %pair.facts.id, "the gate handed over a pair that makes no sense");
             }
         }
@@ -330,40 +333,10 @@ impl Keeper {
     fn answer_snapshot(&mut self, request: u64) {
         let Some(control) = self.gate.control() else { return };
         let snapshot = snapshot::take(&self.relay, &self.carried, self.gate.starts, self.files.reloads);
-        let sent = snapshot::into_memfd(&snapshot)
+        let sent = memory::write("sluice-snapshot", &snapshot)
             .and_then(|file| wire::send(control, &ToGate::Snapshot { request }, &[file.as_fd()]));
         if let Err(error) = sent {
             tracing::warn!(%error, "cannot answer the gate's question for the live pairs");
-        }
-    }
-
-    /// How many pairs there are of each route with a limit on them.
-    fn live_by_route(&self) -> Vec<(u16, u32)> {
-        let mut live: BTreeMap<u16, u32> = BTreeMap::new();
-        for (_, pair) in self.relay.table.iter() {
-            *live.entry(pair.facts.route).or_default() += 1;
-        }
-        self.limited(live.into_iter())
-    }
-
-    /// Those counts that the gate keeps: of the routes with a limit.
-    fn limited(&self, counts: impl Iterator<Item = (u16, u32)>) -> Vec<(u16, u32)> {
-        let limit = |route: u16| self.config.routes.get(usize::from(route)).map_or(0, |route| route.limits.connections);
-        counts.filter(|(route, _)| limit(*route) > 0).collect()
-    }
-
-    /// Tells the gate how many of the keeper's pairs have ended, as soon as it listens.
-    fn report_ended(&mut self) {
-        let ended = &self.relay.ended.unreported;
-        if ended.is_empty() {
-            return;
-        }
-        let count = ended.values().sum();
-        let by_route = self.limited(ended.iter().map(|(route, count)| (*route, *count)));
-        if let Some(control) = self.gate.control()
-            && wire::send(control, &ToGate::Closed { count, by_route }, &[]).is_ok()
-        {
-            self.relay.ended.unreported.clear();
         }
     }
 }

@@ -1,11 +1,8 @@
 //! What the admin listener shows, as the keeper sees it.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
 
 use proxy_common::layout::{DirCounters, Direction, MODE_USER, PairCounters, index};
-use rustix::fs::MemfdFlags;
 
 use super::carried::Carried;
 use super::pair::Pair;
@@ -71,15 +68,4 @@ fn note_close_codes(codes: &mut BTreeMap<(u32, u32), u64>, counters: &PairCounte
             *codes.entry((direction as u32, *close_code)).or_default() += 1;
         }
     }
-}
-
-/// Puts a snapshot into a memfd, since it may be larger than a message.
-///
-/// # Errors
-/// Memory or file descriptors are short.
-pub(super) fn into_memfd(snapshot: &Snapshot) -> io::Result<OwnedFd> {
-    let bytes = postcard::to_stdvec(snapshot).map_err(io::Error::other)?;
-    let mut file = std::fs::File::from(rustix::fs::memfd_create("sluice-snapshot", MemfdFlags::CLOEXEC)?);
-    file.write_all(&bytes)?;
-    Ok(file.into())
 }

@@ -1,7 +1,5 @@
 //! Snapshots of the keeper's counters, shared by those who ask at the same time.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,16 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::handoff::Snapshot;
+use crate::handoff::{Snapshot, memory};
 
 /// How long the keeper may take. 5 s: half of Prometheus's own default limit on a scrape.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Requests that may wait to be sent: one is on its way at a time, a new one follows only when it is given up.
 const QUEUE: usize = 4;
-
-/// The most that a snapshot may have, in bytes: ten thousand pairs with every counter at its longest are 16 MiB.
-const MOST: u64 = 256 * 1024 * 1024;
 
 /// Asks for snapshots. A clone asks through the same queue.
 #[derive(Clone)]
@@ -96,7 +91,7 @@ impl Snapshots {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((_, waiting)) = asked.waiting.take_if(|(other, _)| *other == request) else { return };
         drop(asked);
-        tokio::task::spawn_blocking(move || match read(fds) {
+        tokio::task::spawn_blocking(move || match memory::read::<Snapshot>(fds) {
             Ok(snapshot) => {
                 let snapshot = Arc::new(snapshot);
                 for waiter in waiting {
@@ -107,15 +102,6 @@ impl Snapshots {
             Err(error) => tracing::warn!(%error, "cannot read the keeper's snapshot"),
         });
     }
-}
-
-fn read(fds: Vec<OwnedFd>) -> io::Result<Snapshot> {
-    let memory = fds.into_iter().next().ok_or_else(|| io::Error::other("it came without its memory"))?;
-    let mut file = File::from(memory);
-    io::Seek::rewind(&mut file)?;
-    let mut bytes = Vec::new();
-    file.take(MOST).read_to_end(&mut bytes)?;
-    postcard::from_bytes(&bytes).map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::fs::File;
 use std::io::Write as _;
 
 use super::*;
 
-fn memory(bytes: &[u8]) -> Vec<OwnedFd> {
+fn raw(bytes: &[u8]) -> Vec<OwnedFd> {
     let memory = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     let mut file = File::from(memory);
     file.write_all(bytes).unwrap();
@@ -12,7 +13,7 @@ fn memory(bytes: &[u8]) -> Vec<OwnedFd> {
 }
 
 fn encoded(gate_starts: u64) -> Vec<OwnedFd> {
-    memory(&postcard::to_stdvec(&Snapshot { gate_starts, ..Snapshot::default() }).unwrap())
+    vec![memory::write("test", &Snapshot { gate_starts, ..Snapshot::default() }).unwrap()]
 }
 
 #[tokio::test]
@@ -53,7 +54,7 @@ async fn a_keeper_that_does_not_answer_is_waited_for_five_seconds_and_asked_agai
 #[tokio::test]
 async fn an_answer_that_cannot_be_read_is_an_error() {
     let (snapshots, mut queue) = Snapshots::new();
-    for broken in [Vec::new(), memory(b"\xff\xff\xff")] {
+    for broken in [Vec::new(), raw(b"\xff\xff\xff")] {
         let answering = async {
             let request = queue.recv().await.unwrap();
             snapshots.arrived(request, broken);

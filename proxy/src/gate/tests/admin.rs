@@ -1,7 +1,5 @@
 //! The admin listener of a whole gate.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::os::fd::AsFd as _;
 
 use proxy_common::layout::PairCounters;
@@ -9,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::bench::{Bench, Setup, nobody, read_all};
-use crate::handoff::{ConnId, Engine, Facts, PairRow, Snapshot, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{ConnId, Engine, Facts, PairRow, Snapshot, ToGate, ToKeeper, WhyNot, memory};
 
 async fn admin() -> Bench {
     Setup::plain(&[nobody().await], "[admin]\nlisten = \"127.0.0.1:0\"\n").ready().await
@@ -25,10 +23,8 @@ async fn get(bench: &Bench, request: &str) -> String {
 async fn answer(bench: &mut Bench, snapshot: &Snapshot) {
     let (message, _) = bench.next().await;
     let ToKeeper::Snapshot { request } = message else { panic!("{message:?}") };
-    let memory = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    let mut file = File::from(memory);
-    file.write_all(&postcard::to_stdvec(snapshot).unwrap()).unwrap();
-    bench.send(&ToGate::Snapshot { request }, &[file.as_fd()]).await;
+    let memory = memory::write("test", snapshot).unwrap();
+    bench.send(&ToGate::Snapshot { request }, &[memory.as_fd()]).await;
 }
 
 /// Asks while the test plays the keeper.

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::handoff::files::FileRole;
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Received};
-use crate::handoff::{CookieKey, Engine, Hello, MAX_MESSAGE, NewPair, ToGate, ToKeeper};
+use crate::handoff::{CookieKey, Engine, Hello, MAX_MESSAGE, NewPair, Tally, ToGate, ToKeeper, memory};
 use crate::sys::watch::watch;
 
 /// The key of RFC 6455 §1.3 and what it is answered with.
@@ -39,8 +39,8 @@ pub(super) struct Bench {
 pub(super) struct Setup {
     pub(super) config: String,
     pub(super) capacity: u32,
-    pub(super) live: u32,
-    pub(super) live_by_route: Vec<(u16, u32)>,
+    /// The pairs that the keeper holds.
+    pub(super) live: Vec<Tally>,
     /// The files that the configuration names.
     pub(super) files: Vec<(FileRole, OwnedFd)>,
 }
@@ -52,7 +52,7 @@ pub(super) const IDENTITY: [FileRole; 2] =
 impl Setup {
     /// One plain listener, one route for everything, and these servers. `more` is TOML at the top level.
     pub(super) fn plain(servers: &[SocketAddr], more: &str) -> Self {
-        Self { config: config(servers, more), capacity: 100, live: 0, live_by_route: vec![], files: Vec::new() }
+        Self { config: config(servers, more), capacity: 100, live: Vec::new(), files: Vec::new() }
     }
 
     /// As [`Setup::plain`], with TLS.
@@ -103,9 +103,7 @@ impl Setup {
             why_not: None,
             ktls: Default::default(),
             capacity: self.capacity,
-            live: self.live,
             secret: CookieKey([7; 32]),
-            live_by_route: self.live_by_route,
         };
         bench.send(&ToGate::Hello(Box::new(hello)), &[memory.as_fd()]).await;
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
@@ -117,6 +115,8 @@ impl Setup {
             bench.admin = Some(listener.local_addr().unwrap());
             bench.send(&ToGate::Admin, &[listener.as_fd()]).await;
         }
+        let live = memory::write("live", &self.live).unwrap();
+        bench.send(&ToGate::Live, &[live.as_fd()]).await;
         bench.send(&ToGate::Start, &[]).await;
         bench
     }

@@ -4,7 +4,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::bench::{Setup, asked, backend, handshake, nobody, read_exact, read_head, switching};
 use crate::gate::refusal::Outcome;
-use crate::handoff::{MAX_LEFTOVER, ToGate};
+use crate::handoff::{MAX_LEFTOVER, Tally, ToGate};
 
 #[tokio::test]
 async fn a_pair_is_handed_over_with_what_was_read_ahead() {
@@ -90,7 +90,8 @@ async fn a_client_that_leaves_takes_its_backend_connection_along() {
 async fn without_room_nobody_is_accepted_until_the_keeper_has_room() {
     let (server, listener) = backend().await;
     let mut setup = Setup::plain(&[server], "");
-    (setup.capacity, setup.live) = (3, 2);
+    let tally = Tally { route: 0, backend: 0, server: 0, client: None };
+    (setup.capacity, setup.live) = (3, vec![tally; 2]);
     let mut bench = setup.ready().await;
     let mut first = bench.connect().await;
     first.write_all(handshake("/", "").as_bytes()).await.unwrap();
@@ -103,7 +104,7 @@ async fn without_room_nobody_is_accepted_until_the_keeper_has_room() {
     second.write_all(handshake("/second", "").as_bytes()).await.unwrap();
     let early = tokio::time::timeout(std::time::Duration::from_millis(100), listener.accept()).await;
     assert!(early.is_err(), "a connection was accepted without room");
-    bench.send(&ToGate::Closed { count: 1, by_route: vec![] }, &[]).await;
+    bench.send(&ToGate::Closed { pairs: vec![tally] }, &[]).await;
     let (_, head) = asked(&listener).await;
     assert!(head.starts_with("GET /second "), "{head}");
 }

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::bench::{Setup, asked, backend, handshake, nobody, read_all, switching};
 use crate::gate::refusal::{Outcome, Refusal};
-use crate::handoff::ToGate;
+use crate::handoff::{Tally, ToGate};
 
 fn is(answer: &str, refusal: Refusal) -> bool {
     answer.starts_with(&format!("HTTP/1.1 {} ", refusal.status().as_str()))
@@ -123,7 +123,8 @@ async fn a_full_route_refuses_and_others_serve() {
     let routes = "[[route]]\npath = \"/few\"\nbackend = \"app\"\nlimits = { connections = 2 }\n\
                   [[route]]\nbackend = \"app\"\n";
     let mut setup = Setup::plain(&[server], routes);
-    setup.live_by_route = vec![(0, 1)];
+    let tally = Tally { route: 0, backend: 0, server: 0, client: None };
+    setup.live = vec![tally];
     let mut bench = setup.ready().await;
     // One lives from an earlier gate; one more goes to the keeper.
     let mut first = bench.connect().await;
@@ -138,7 +139,7 @@ async fn a_full_route_refuses_and_others_serve() {
     drop(asked(&listener).await);
     // The keeper says that one has ended.
     drop(held);
-    bench.send(&ToGate::Closed { count: 1, by_route: vec![(0, 1)] }, &[]).await;
+    bench.send(&ToGate::Closed { pairs: vec![tally] }, &[]).await;
     let mut next = loop {
         // The message takes its time.
         let mut next = bench.connect().await;

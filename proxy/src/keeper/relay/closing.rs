@@ -13,7 +13,7 @@ use rustix::net::sockopt;
 use super::super::pair::{Closing, Pair};
 use super::super::timers::Reason;
 use super::Relay;
-use crate::handoff::{EndReason, Engine};
+use crate::handoff::{EndReason, Engine, Tally};
 use crate::kernel::Kernel;
 use crate::sys::socket;
 
@@ -114,7 +114,7 @@ impl Relay {
     /// Closes a pair's sockets and forgets it, but for its counts.
     pub(super) fn finish(&mut self, slot: u32) {
         let Some(pair) = self.table.remove(slot) else { return };
-        self.ended.left(pair.facts.route);
+        self.ended.left(Tally::from(&pair.facts));
         if let Some(kernel) = &mut self.kernel
             && pair.engine == Engine::Sockmap
         {

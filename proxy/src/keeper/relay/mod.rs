@@ -30,7 +30,7 @@ use super::reactor::{Reactor, Source};
 use super::table::Table;
 use super::timers::{Reason, Timer, Timers};
 use crate::config::{Ages, Config};
-use crate::handoff::{EndReason, Engine, NewPair, WhyNot};
+use crate::handoff::{EndReason, Engine, NewPair, TALLIES, Tally, ToGate, WhyNot, wire};
 use crate::kernel::Kernel;
 use crate::ktls::Progress;
 use crate::sys::clock::now_coarse_ns;
@@ -83,14 +83,31 @@ pub(super) struct Ended {
     pub(super) close_codes: BTreeMap<(u32, u32), u64>,
     /// Moves of directions to user mode.
     pub(super) flips: u64,
-    /// Pairs that ended since the gate was last told, by their route.
-    pub(super) unreported: BTreeMap<u16, u32>,
+    /// Pairs that have ended and that the gate has not been told of.
+    pub(super) unreported: Vec<Tally>,
+    /// The most of them. A gate opens no pair in the place of another before it is told that the other has ended.
+    most: usize,
 }
 
 impl Ended {
-    /// A pair of this route is no more, which the gate must be told.
-    pub(super) fn left(&mut self, route: u16) {
-        *self.unreported.entry(route).or_default() += 1;
+    /// A pair is no more, which the gate must be told.
+    pub(super) fn left(&mut self, tally: Tally) {
+        if self.unreported.len() < self.most {
+            self.unreported.push(tally);
+        }
+    }
+
+    /// Tells the gate as much of what it has not been told as it takes now.
+    pub(super) fn report(&mut self, control: &OwnedFd) {
+        while !self.unreported.is_empty() {
+            let rest = self.unreported.len().saturating_sub(TALLIES);
+            let pairs = self.unreported.get(rest..).unwrap_or_default().to_vec();
+            if wire::send(control, &ToGate::Closed { pairs }, &[]).is_err() {
+                return;
+            }
+            self.unreported.truncate(rest);
+        }
+        self.unreported.shrink_to_fit();
     }
 
     /// Adds what one pair counted.
@@ -137,7 +154,7 @@ impl Relay {
             },
             patrol: Patrol::new(config.relay.user_timeout, Instant::now()),
             lingering: Lingering::default(),
-            ended: Ended::default(),
+            ended: Ended { most: capacity as usize, ..Ended::default() },
         })
     }
 
@@ -162,7 +179,7 @@ impl Relay {
         }
         let mut scanners = Box::new([Scanner::START; 2]);
         let leftovers = [new.to_backend, new.to_client];
-        let (id, route) = (new.facts.id, new.facts.route);
+        let (id, tally) = (new.facts.id, Tally::from(&new.facts));
         let generation = self.table.next_generation();
         let mut counted = PairCounters::ZERO;
         let halves = flows.iter_mut().zip(scanners.iter_mut()).zip(leftovers).zip(&mut counted.dirs);
@@ -190,7 +207,7 @@ impl Relay {
             watched: [EventFlags::empty(); 2],
         };
         let Some(slot) = self.table.insert(Box::new(pair)) else {
-            self.ended.left(route);
+            self.ended.left(tally);
             tracing::error!(conn = %id, "the table of pairs is full; a pair was dropped");
             return;
         };

@@ -1,13 +1,16 @@
 //! FIN, half-close, reset, and what is in flight meanwhile: each side sees what it would without a proxy.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Ipv4Addr, Shutdown};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::far::Far;
 use super::rig::{Ends, Rig, over_every_engine, read_pattern, write_pattern};
 use crate::config::Config;
-use crate::handoff::EndReason;
+use crate::handoff::wire::{self, Received};
+use crate::handoff::{EndReason, MAX_MESSAGE, TALLIES, Tally, ToGate};
+use crate::keeper::relay::Ended;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -210,7 +213,8 @@ fn the_idle_and_the_lifetime_limit_end_a_pair_with_fins() {
         drop((client, backend));
         rig.until("the pair has ended", |rig| rig.live() == 0);
         assert_eq!(count(&rig, reason), 1, "{relay}, on the route {route}");
-        assert_eq!(rig.relay.ended.unreported.get(&0), Some(&1));
+        let [told] = rig.relay.ended.unreported[..] else { panic!("{:?}", rig.relay.ended.unreported) };
+        assert_eq!((told.route, told.client), (0, Some(Ipv4Addr::LOCALHOST.into())));
     }
 }
 
@@ -283,4 +287,37 @@ fn a_peer_that_is_alive_and_does_not_read_is_not_taken_for_dead() {
         let reader = read_pattern(ends.backend.try_clone().unwrap(), 34, taken, false, false);
         rig.join("everything is read", reader);
     });
+}
+
+/// What a gate that reads everything there is has been told.
+fn told(gate: &impl AsFd) -> Vec<Tally> {
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut all = Vec::new();
+    while let Ok(Received::Packet(packet)) = wire::receive::<ToGate>(gate, &mut buffer) {
+        let ToGate::Closed { pairs } = packet.message else { panic!("{packet:?}") };
+        all.extend(pairs);
+    }
+    all
+}
+
+#[test]
+fn a_gate_is_told_of_every_end_once_however_slowly_it_reads() {
+    let (control, gate) = wire::pair().unwrap();
+    let ends = 20 * TALLIES as u32 + 7;
+    let mut ended = Ended { most: ends as usize, ..Ended::default() };
+    let tally = |client: u32| Tally { route: 1, backend: 2, server: 3, client: Some(Ipv4Addr::from(client).into()) };
+    // One more than there can be is a fault of the gate's, which costs no memory.
+    (0..=ends).map(tally).for_each(|tally| ended.left(tally));
+    ended.report(&control);
+    assert!(!ended.unreported.is_empty(), "the socket took everything: the test shows nothing");
+    let mut all = Vec::new();
+    while all.len() < ends as usize {
+        let more = told(&gate);
+        assert!(!more.is_empty(), "{} of {ends} were told", all.len());
+        all.extend(more);
+        ended.report(&control);
+    }
+    all.sort_unstable_by_key(|tally| tally.client);
+    assert!(all.into_iter().eq((0..ends).map(tally)));
+    assert!(ended.unreported.is_empty() && ended.unreported.capacity() == 0);
 }
