@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// The rooms of the gate that know neither sockets nor clocks: files or folders below `src/gate`.
 const PURE: &[&str] =
-    &["handshake", "policy", "judge.rs", "balance.rs", "proxy_header.rs", "refusal.rs", "pages.rs", "sticky.rs"];
+    &["handshake", "policy", "judge.rs", "balance", "proxy_header.rs", "refusal.rs", "pages.rs", "sticky.rs"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     if folder.is_file() {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::duration;
 use super::schema::{Span, WatchedFile};
 use super::tls::{max_version, min_version};
-use super::{Address, SendProxy, TlsPolicy, TlsVersion};
+use super::{Address, Balance, SendProxy, TlsPolicy, TlsVersion};
 
 /// A named group of servers.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -17,10 +17,13 @@ use super::{Address, SendProxy, TlsPolicy, TlsVersion};
 pub struct Backend {
     /// The name that routes use, any text; no two backends have the same.
     pub name: String,
-    /// Addresses and ports, or `unix:` and the path of a socket file; taken in turn. The gate's user must be able to
+    /// Addresses and ports, or `unix:` and the path of a socket file; `balance` says which is next. The gate's user must be able to
     /// connect to a socket file.
     #[schemars(length(min = 1))]
     pub servers: Vec<Address>,
+    /// Which server is next. `"round-robin"`: docs/balancing.md says when another is better.
+    #[serde(default)]
+    pub balance: Balance,
     /// Connections to a server that plain HTTP requests have used are kept for the next ones for this long. 4 s: less
     /// than the 5 s after which Node.js closes them, perhaps at the very moment at which a request is sent.
     #[serde(default = "defaults::keep_alive", with = "duration")]

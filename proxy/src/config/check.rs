@@ -86,7 +86,7 @@ impl Config {
                     "backend {name:?}: sticky.cookie {cookie:?} is no cookie's name: use letters, digits, - and _"
                 ));
             }
-            if let Some(what) = backend_tls_wrong(backend) {
+            if let Some(what) = backend.balance.wrong().or_else(|| backend_tls_wrong(backend)) {
                 return Some(format!("backend {:?}: {what}", backend.name));
             }
         }
@@ -154,7 +154,7 @@ impl Config {
 }
 
 /// Whether this is a token (RFC 9110 §5.6.2), as a cookie's name must be (RFC 6265 §4.1.1).
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && http::HeaderName::try_from(text).is_ok()
 }
 

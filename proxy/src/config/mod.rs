@@ -4,6 +4,7 @@
 
 mod address;
 mod backend;
+mod balance;
 mod change;
 mod check;
 mod duration;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 pub use address::{Address, AddressError};
 pub use backend::{Backend, BackendTls, SameSite, Sticky};
+pub use balance::{Balance, HashOn};
 pub use change::{HeaderEdits, Rewrite};
 pub use duration::Bound;
 pub use error::ConfigError;
@@ -161,6 +163,7 @@ impl Config {
             backends: vec![Backend {
                 name: "default".into(),
                 servers,
+                balance: Balance::default(),
                 keep_alive: backend::defaults::keep_alive(),
                 sticky: None,
                 tls: None,

@@ -149,6 +149,9 @@ fn what_the_schema_refuses_is_refused() {
         backend("tls = { verify = false }"),
         backend("sticky = true"),
         backend("send_proxy = 2"),
+        backend("balance = \"random\""),
+        backend("balance = { maglev = \"header\" }"),
+        backend("balance = { maglev = { body = \"x\" } }"),
         "[[backend]]\nname = \"app\"\nservers = []".into(),
         "[[backend]]\nname = \"app\"\nservers = \"127.0.0.1:1\"".into(),
     ] {

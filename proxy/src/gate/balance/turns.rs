@@ -4,19 +4,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Round robin over a backend's servers.
 #[derive(Debug)]
-pub(super) struct RoundRobin {
+pub(in crate::gate) struct RoundRobin {
     servers: usize,
     next: AtomicUsize,
 }
 
 impl RoundRobin {
     /// Over so many servers.
-    pub(super) fn new(servers: usize) -> Self {
+    pub(in crate::gate) fn new(servers: usize) -> Self {
         Self { servers, next: AtomicUsize::new(0) }
     }
 
     /// The order in which one connection tries the servers: each once, the first one further than last time.
-    pub(super) fn turn(&self) -> impl Iterator<Item = usize> + use<> {
+    pub(in crate::gate) fn turn(&self) -> impl Iterator<Item = usize> + use<> {
         let (start, servers) = (self.next.fetch_add(1, Ordering::Relaxed), self.servers);
         (0..servers).map(move |step| (start % servers + step) % servers)
     }
