@@ -66,7 +66,8 @@ pub enum CheckKind {
 }
 
 /// Servers on which connections fail are left out for a while, whether they are checked or not. A failure is a
-/// connection that cannot be made, or a request that gets no answer. On by default: without it, every client that is
+/// connection that cannot be made, a request that gets no answer, a WebSocket handshake that is answered with a status
+/// from 500 on, or another request that is answered with 502, 503 or 504. On by default: without it, every client that is
 /// sent to a dead server waits for `timeouts.dial` first. A server with nobody to take its place is never left out, so
 /// a backend of one server is never touched by this.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

@@ -10,7 +10,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use super::{Address, Bound, Config, OriginRule, Pattern, Share, SocketMode, Statuses, TrustedPeer};
+use super::{Address, Bound, Config, OriginRule, Pattern, ServerAddress, Share, SocketMode, Statuses, TrustedPeer};
 
 impl Config {
     /// The JSON schema (draft 2020-12) of the configuration. It has two keywords of its own: `x-unit`, of a number, and
@@ -96,6 +96,15 @@ text!(
      would have to be looked up.",
     "^(([0-9.]+|\\[[^\\]]+\\]):[0-9]{1,5}|unix:.+)$",
     ["127.0.0.1:80", "[::1]:80", "unix:/run/app.sock"]
+);
+text!(
+    ServerAddress,
+    "ServerAddress",
+    "An IP address and a port; `unix:` and the path of a Unix socket; a name and a port, for all addresses of that name (A \
+     and AAAA records); or `srv:` and the name of a service (SRV records): the servers of the lowest priority, those of \
+     the others as backups, with the weights of the records times the one that is set here.",
+    "^(([0-9.]+|\\[[^\\]]+\\]|[A-Za-z0-9_.\\-]+):[0-9]{1,5}|unix:.+|srv:[A-Za-z0-9_.\\-]+)$",
+    ["127.0.0.1:80", "[::1]:80", "unix:/run/app.sock", "app.internal:80", "srv:_ws._tcp.app.internal"]
 );
 text!(
     OriginRule,

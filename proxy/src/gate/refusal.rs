@@ -184,6 +184,15 @@ refusals! {
     /// The connection of a proxy that `proxy_protocol.from` names does not begin with a PROXY header.
     ProxyHeader: 49, BAD_REQUEST, "http_request_error", "proxy-header",
         "the connection does not begin with a PROXY header";
+    /// No server of the backend takes requests: all are draining, or names stand for none.
+    NoServer: 64, SERVICE_UNAVAILABLE, "destination_unavailable", "no-server",
+        "no server of this service is available";
+    /// Every server of the backend has as many connections as its `max_connections` allows, and the queue is full.
+    ServersFull: 65, SERVICE_UNAVAILABLE, "connection_limit_reached", "servers-full",
+        "the servers of this service have no room for another connection";
+    /// No server of the backend has had room within `queue.timeout`.
+    QueueTimeout: 66, SERVICE_UNAVAILABLE, "connection_limit_reached", "queue-timeout",
+        "the servers of this service have had no room in time";
 }
 
 /// How a handshake ended, for the counters.

@@ -1,5 +1,4 @@
 //! Which server of a backend is next. Pure: facts and random numbers in, a verdict out.
-#![cfg_attr(not(test), expect(dead_code, reason = "the table of servers, which uses it, is not there yet"))]
 
 pub(in crate::gate) mod health;
 mod maglev;
@@ -7,14 +6,12 @@ pub(in crate::gate) mod pace;
 mod rendezvous;
 mod smooth;
 pub(in crate::gate) mod tiers;
-mod turns;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 use self::maglev::Maglev;
 use self::rendezvous::Rendezvous;
 use self::smooth::Smooth;
-pub(super) use self::turns::RoundRobin;
 use crate::config;
 
 /// A server that may be picked at all: in the configuration (or found by name), up, not draining.
