@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::duration;
 use super::schema::{Span, WatchedFile};
 use super::tls::{max_version, min_version};
-use super::{Address, Balance, SendProxy, TlsPolicy, TlsVersion};
+use super::{Address, Balance, Check, Ejection, SendProxy, TlsPolicy, TlsVersion};
 
 /// A named group of servers.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,18 @@ pub struct Backend {
     /// Which server is next. `"round-robin"`: docs/balancing.md says when another is better.
     #[serde(default)]
     pub balance: Balance,
+    /// How servers are asked whether they are well. None: what they do with clients' connections says it (`ejection`);
+    /// what a check may ask of an application, only its owner knows.
+    #[serde(default)]
+    pub check: Option<Check>,
+    /// When a server is left out for what it does with clients' connections.
+    #[serde(default)]
+    pub ejection: Ejection,
+    /// A server that comes up, or back, begins with a tenth of its weight, and has all of it after this time. The hashes
+    /// (`source-ip`, `maglev`) go by the whole weight at once. None: most servers are ready when they say so.
+    #[serde(default, with = "duration::maybe")]
+    #[schemars(with = "Option<Span>")]
+    pub slow_start: Option<Duration>,
     /// Connections to a server that plain HTTP requests have used are kept for the next ones for this long. 4 s: less
     /// than the 5 s after which Node.js closes them, perhaps at the very moment at which a request is sent.
     #[serde(default = "defaults::keep_alive", with = "duration")]

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Address, Backend, Config, ConfigError, ERROR_BODIES, ErrorPage, Listener, PathRule, Rewrite, Route, SocketMode,
+    Address, Backend, Check, Config, ConfigError, ERROR_BODIES, ErrorPage, Listener, PathRule, Rewrite, Route,
+    SocketMode,
 };
 
 impl Config {
@@ -86,7 +87,8 @@ impl Config {
                     "backend {name:?}: sticky.cookie {cookie:?} is no cookie's name: use letters, digits, - and _"
                 ));
             }
-            if let Some(what) = backend.balance.wrong().or_else(|| backend_tls_wrong(backend)) {
+            let health = || backend.check.as_ref().and_then(Check::wrong).or_else(|| backend.ejection.wrong());
+            if let Some(what) = backend.balance.wrong().or_else(health).or_else(|| backend_tls_wrong(backend)) {
                 return Some(format!("backend {:?}: {what}", backend.name));
             }
         }

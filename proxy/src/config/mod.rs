@@ -11,6 +11,7 @@ mod duration;
 mod error;
 mod error_page;
 mod forwarded;
+mod health;
 mod limits;
 mod listener;
 mod matching;
@@ -42,6 +43,7 @@ pub use duration::Bound;
 pub use error::ConfigError;
 pub use error_page::{ERROR_BODIES, ErrorPage};
 pub use forwarded::{Forwarded, ForwardedHeader};
+pub use health::{Check, CheckKind, Ejection, Share, Statuses};
 pub use limits::{Limits, Timeouts};
 pub use listener::{ClientAuth, ClientAuthMode, Listener, NamedCertificate, SocketMode, Tls};
 pub use matching::{Condition, PathRule, Pattern, Texts};
@@ -164,6 +166,9 @@ impl Config {
                 name: "default".into(),
                 servers,
                 balance: Balance::default(),
+                check: None,
+                ejection: Ejection::default(),
+                slow_start: None,
                 keep_alive: backend::defaults::keep_alive(),
                 sticky: None,
                 tls: None,

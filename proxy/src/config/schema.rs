@@ -10,7 +10,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use super::{Address, Bound, Config, OriginRule, Pattern, SocketMode, TrustedPeer};
+use super::{Address, Bound, Config, OriginRule, Pattern, Share, SocketMode, Statuses, TrustedPeer};
 
 impl Config {
     /// The JSON schema (draft 2020-12) of the configuration. It has two keywords of its own: `x-unit`, of a number, and
@@ -112,6 +112,13 @@ text!(
     "^(unix|[0-9A-Fa-f:.]+(/[0-9]{1,3})?)$",
     ["10.0.0.0/8", "2001:db8::1", "unix"]
 );
+text!(
+    Statuses,
+    "Statuses",
+    "A status of HTTP, or all from one to another.",
+    "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$",
+    ["204", "200-299"]
+);
 text!(SocketMode, "SocketMode", "Permissions of a file, in octal.", "^0*[0-7]{1,3}$", ["0660"]);
 text!(
     Pattern,
@@ -130,6 +137,19 @@ impl JsonSchema for Bound {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let span = generator.subschema_for::<Span>();
         json_schema!({ "description": "A duration, or `\"off\"`: no limit.", "anyOf": [{ "const": "off" }, span] })
+    }
+}
+
+impl JsonSchema for Share {
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "number", "description": "A number from 0 to 1: a part of a whole.", "minimum": 0, "maximum": 1,
+            "examples": [0.1, 0.5]
+        })
     }
 }
 

@@ -145,7 +145,8 @@ proptest! {
         let all: u32 = weights.iter().sum();
         for (count, weight) in counts.values().zip(&weights) {
             let due = f64::from(SIZE) * f64::from(*weight) / f64::from(all);
-            prop_assert!((f64::from(*count) - due).abs() <= 2.0, "{count} for {due} of {weights:?}");
+            // Each may have taken its next entry in the last round already.
+            prop_assert!((f64::from(*count) - due).abs() <= weights.len() as f64, "{count} for {due} of {weights:?}");
         }
     }
 

@@ -1,9 +1,12 @@
 //! Which server of a backend is next. Pure: facts and random numbers in, a verdict out.
 #![cfg_attr(not(test), expect(dead_code, reason = "the table of servers, which uses it, is not there yet"))]
 
+pub(in crate::gate) mod health;
 mod maglev;
+pub(in crate::gate) mod pace;
 mod rendezvous;
 mod smooth;
+pub(in crate::gate) mod tiers;
 mod turns;
 
 use aws_lc_rs::digest::{SHA256, digest};
