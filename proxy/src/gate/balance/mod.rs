@@ -4,6 +4,7 @@
 pub(in crate::gate) mod health;
 mod maglev;
 pub(in crate::gate) mod pace;
+pub(in crate::gate) mod queue;
 mod rendezvous;
 mod smooth;
 pub(in crate::gate) mod tiers;
