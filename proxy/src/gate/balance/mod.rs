@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), expect(dead_code, reason = "the table of servers, which uses it, is not there yet"))]
 
 pub(in crate::gate) mod health;
+pub(in crate::gate) mod key;
 mod maglev;
 pub(in crate::gate) mod pace;
 pub(in crate::gate) mod queue;
@@ -149,7 +150,7 @@ fn unit(random: u64) -> f64 {
     (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The key of any bytes, for [`Ask::key`]: the first eight bytes of their SHA-256, big-endian. The same on every node and
+/// The key of any bytes, as [`key::KeyOf`] makes it for [`Ask::key`]: the first eight bytes of their SHA-256, big-endian. The same on every node and
 /// in every version, and nobody can aim at a server with it more cheaply than by trying.
 pub(in crate::gate) fn key(bytes: &[u8]) -> u64 {
     let [key, _] = keys(bytes);
