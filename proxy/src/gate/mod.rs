@@ -174,7 +174,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
         pages: Pages::new(&hello.config)?,
-        fleets: fleets(&hello.config, &held, &loaded, &hello.secret),
+        fleets: fleets(&hello.config, &held, &loaded, &hello.secret)?,
         sources: hello.config.backends.iter().map(|backend| Sources::new(&backend.source)).collect(),
         secret: hello.secret,
         loaded: InUse::new(loaded),
@@ -223,20 +223,20 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
 }
 
 /// By the index of the backend: its servers, with the pairs that earlier gates' clients have on them.
-fn fleets(config: &Config, held: &Held, loaded: &Loaded, secret: &CookieKey) -> Vec<Arc<Fleet>> {
+fn fleets(config: &Config, held: &Held, loaded: &Loaded, secret: &CookieKey) -> anyhow::Result<Vec<Arc<Fleet>>> {
     let fleets: Vec<_> = (0..)
         .zip(&config.backends)
         .map(|(backend, settings)| {
             let found = held.found.iter().filter(|found| found.backend == backend);
-            Arc::new(Fleet::new(settings, found, loaded.cookie_keys(backend, secret)))
+            Fleet::new(settings, found, loaded.cookie_keys(backend, secret)).map(Arc::new)
         })
-        .collect();
+        .collect::<anyhow::Result<_>>()?;
     for pair in &held.pairs {
         if let Some(fleet) = fleets.get(usize::from(pair.backend)) {
             fleet.found_on(pair.server);
         }
     }
-    fleets
+    Ok(fleets)
 }
 
 fn arming(ability: Ability, relay: &Relay) -> Arming {

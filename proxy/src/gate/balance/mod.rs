@@ -1,6 +1,7 @@
 //! Which server of a backend is next. Pure: facts and random numbers in, a verdict out.
 
 pub(in crate::gate) mod health;
+pub(in crate::gate) mod key;
 mod maglev;
 pub(in crate::gate) mod pace;
 mod rendezvous;
@@ -145,7 +146,7 @@ fn unit(random: u64) -> f64 {
     (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The key of any bytes, for [`Ask::key`]: the first eight bytes of their SHA-256, big-endian. The same on every node and
+/// The key of any bytes, as [`key::KeyOf`] makes it for [`Ask::key`]: the first eight bytes of their SHA-256, big-endian. The same on every node and
 /// in every version, and nobody can aim at a server with it more cheaply than by trying.
 pub(in crate::gate) fn key(bytes: &[u8]) -> u64 {
     let [key, _] = keys(bytes);

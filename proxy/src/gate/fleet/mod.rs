@@ -9,6 +9,7 @@ mod queue;
 mod state;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +23,8 @@ use self::queue::Ticket;
 use self::state::{Answer, Called, State};
 pub(super) use self::state::{Site, Wish};
 use super::balance::health::Standing;
+use super::balance::key::KeyOf;
+use super::policy::Subject;
 use super::refusal::Refusal;
 use super::sticky::Sticky;
 use super::upstream::Failure;
@@ -35,6 +38,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The servers of one backend.
 pub(super) struct Fleet {
     settings: Backend,
+    key_of: KeyOf,
     inner: Mutex<Inner>,
     relisted: Notify,
 }
@@ -80,16 +84,25 @@ impl Drop for Waiting<'_> {
 
 impl Fleet {
     /// `found`: what names stood for, as earlier gates found out. `keys`: what its clients' cookies are signed with.
+    ///
+    /// # Errors
+    /// What hashing is to look at cannot be.
     pub(super) fn new<'a>(
         settings: &Backend,
         found: impl IntoIterator<Item = &'a Found>,
         keys: Vec<CookieKey>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
         let mut state = State::new(settings, Instant::now());
         found.into_iter().for_each(|found| state.restore(found, Instant::now()));
         let mut inner = Inner { state, waiting: HashMap::new(), keys, sticky: None };
         inner.bake(settings);
-        Self { settings: settings.clone(), inner: Mutex::new(inner), relisted: Notify::new() }
+        let key_of = KeyOf::new(&settings.balance)?;
+        Ok(Self { settings: settings.clone(), key_of, inner: Mutex::new(inner), relisted: Notify::new() })
+    }
+
+    /// Of what consistent hashing looks at in a request, if it does.
+    pub(super) fn key(&self, client: Option<IpAddr>, subject: &Subject<'_>) -> Option<u64> {
+        self.key_of.of(client, subject)
     }
 
     /// Its clients' cookies are signed with these keys from now on.

@@ -1,29 +1,24 @@
 //! Who waits for a place on a server: first come, first served. Pure.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 /// What a request that waits is known by.
 pub(in crate::gate) type Ticket = u64;
 
-/// The requests that wait for a place, in the order in which they came.
+/// The requests that wait for a place.
 #[derive(Debug)]
 pub(in crate::gate) struct Queue {
     most: usize,
-    waiting: VecDeque<Waiter>,
+    /// By their tickets, in the order in which they came. With each the only server that will do, for a client that was on
+    /// it before.
+    waiting: BTreeMap<Ticket, Option<u16>>,
     next: Ticket,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Waiter {
-    ticket: Ticket,
-    /// The only server that will do, for a client that was on it before.
-    wants: Option<u16>,
 }
 
 impl Queue {
     /// Of this length at most.
     pub(in crate::gate) fn new(most: u32) -> Self {
-        Self { most: most as usize, waiting: VecDeque::new(), next: 0 }
+        Self { most: most as usize, waiting: BTreeMap::new(), next: 0 }
     }
 
     /// One more waits. `None`: too many do.
@@ -32,23 +27,23 @@ impl Queue {
             return None;
         }
         self.next += 1;
-        self.waiting.push_back(Waiter { ticket: self.next, wants });
+        self.waiting.insert(self.next, wants);
         Some(self.next)
     }
 
     /// The first for whom this server, which has a place, will do.
     pub(in crate::gate) fn freed(&mut self, server: u16) -> Option<Ticket> {
-        self.take(|waiter| waiter.wants.is_none_or(|wants| wants == server))
+        self.take(|wants| wants.is_none_or(|wants| wants == server))
     }
 
     /// The first whose server is none of these, which it waits for in vain.
     pub(in crate::gate) fn forsaken(&mut self, members: &[u16]) -> Option<Ticket> {
-        self.take(|waiter| waiter.wants.is_some_and(|wants| !members.contains(&wants)))
+        self.take(|wants| wants.is_some_and(|wants| !members.contains(&wants)))
     }
 
     /// This one has gone.
     pub(in crate::gate) fn cancel(&mut self, ticket: Ticket) {
-        self.take(|waiter| waiter.ticket == ticket);
+        self.waiting.remove(&ticket);
     }
 
     /// How many wait.
@@ -56,9 +51,11 @@ impl Queue {
         self.waiting.len()
     }
 
-    fn take(&mut self, fits: impl Fn(&Waiter) -> bool) -> Option<Ticket> {
-        let place = self.waiting.iter().position(fits)?;
-        self.waiting.remove(place).map(|waiter| waiter.ticket)
+    fn take(&mut self, fits: impl Fn(Option<u16>) -> bool) -> Option<Ticket> {
+        let (ticket, _) = self.waiting.iter().find(|(_, wants)| fits(**wants))?;
+        let ticket = *ticket;
+        self.waiting.remove(&ticket);
+        Some(ticket)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::gate::Gate;
 use crate::gate::dial::Errand;
 use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{Kind, Verdict};
-use crate::gate::policy::{Rule, Way};
+use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
 use crate::handoff::{Peer, WhyNot};
@@ -90,19 +90,22 @@ impl HeadRead {
     /// Writes the request for the backend.
     fn pass(self, gate: &Gate, visitor: &Visitor, from: From, verdict: Verdict<'_>) -> Judged {
         let Self { mut visit, mut client, keys, scheme, head } = self;
+        let key = gate
+            .fleet(verdict.rule.way.backend)
+            .and_then(|fleet| fleet.key(from.address.ip(), &Subject::new(&head, verdict.kind.target())));
         let Verdict { rule, kind, target } = verdict;
         let (rule, settings) = (rule.clone(), &gate.config.forwarded);
         match kind {
             Kind::Plain(plain) => {
                 let (body, last) = (client.take_body(), plain.last);
                 let mut request = headers::request(&head, target, &plain.hop_by_hop, visitor, settings, body);
-                let errand = finish(gate, &visit, &rule, request.headers_mut());
+                let errand = Errand { key, ..finish(gate, &visit, &rule, request.headers_mut()) };
                 Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, errand, last }))
             }
             Kind::Handshake(opening) => {
                 let body = Empty::new();
                 let mut request = headers::request(&head, target, &opening.hop_by_hop, visitor, settings, body);
-                let errand = finish(gate, &visit, &rule, request.headers_mut());
+                let errand = Errand { key, ..finish(gate, &visit, &rule, request.headers_mut()) };
                 visit.done_by = done_by(gate, visit.done_by, &rule);
                 Judged::Handshake(Box::new(Admitted { visit, client, keys, from, opening, request, rule, errand }))
             }
