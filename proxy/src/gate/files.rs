@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use zeroize::Zeroizing;
 
 use super::Gate;
+use super::auth::Check;
 use super::tls::{Acceptor, Connector, Roots};
 use crate::config::Config;
 use crate::handoff::ToKeeper;
@@ -47,6 +48,8 @@ pub(super) struct Loaded {
     acceptors: HashMap<u16, Arc<Acceptor>>,
     /// By the index of the backend; those that speak TLS.
     connectors: HashMap<u16, Arc<Connector>>,
+    /// By the index of the [[auth]]; all of them.
+    checks: Vec<Arc<Check>>,
 }
 
 impl Loaded {
@@ -69,6 +72,12 @@ impl Loaded {
             let connector = Connector::new(index, tls, files, &mut roots);
             let connector = connector.with_context(|| format!("backend {:?}", backend.name))?;
             loaded.connectors.insert(index, Arc::new(connector));
+        }
+        let named = |role| files::named(config).iter().any(|(other, _)| *other == role);
+        for (auth, settings) in (0..).zip(&config.auth) {
+            let role = FileRole::Auth { auth };
+            let file = if named(role) { files.bytes(role)? } else { Zeroizing::default() };
+            loaded.checks.push(Arc::new(Check::new(config, settings, &file)?));
         }
         Ok(loaded)
     }
@@ -113,6 +122,16 @@ impl InUse {
     /// A backend's TLS, if it has it.
     pub(super) fn connector(&self, backend: u16) -> Option<Arc<Connector>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).connectors.get(&backend).cloned()
+    }
+
+    /// The checks of these indices. All of them, or none: one that is not there lets nobody pass unseen, since there is
+    /// one for every [[auth]].
+    pub(super) fn checks(&self, auth: &[u16]) -> Vec<Arc<Check>> {
+        if auth.is_empty() {
+            return Vec::new();
+        }
+        let now = self.now();
+        auth.iter().filter_map(|index| now.checks.get(usize::from(*index)).cloned()).collect()
     }
 }
 

@@ -4,11 +4,13 @@
 //! the keeper. What it carries itself (a side speaks TLS, with its keys in userspace) ends with it; nothing else does.
 
 mod admission;
+mod auth;
 mod balance;
 mod boot;
 mod carrier;
 mod carry;
 mod control;
+mod cookies;
 mod exchange;
 mod files;
 mod forward;
@@ -49,7 +51,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::Context as _;
 use http::HeaderValue;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use self::admission::Admission;
@@ -105,6 +107,8 @@ struct Gate {
     admission: Admission,
     pool: Pool,
     seats: Seats,
+    /// As many passwords as may be verified at one time.
+    passwords: Arc<Semaphore>,
     last_id: AtomicU64,
 }
 
@@ -145,6 +149,7 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
 pub fn check(config: &Config) -> anyhow::Result<()> {
     Routes::new(config)?;
     Pages::new(config)?;
+    auth::check(config)?;
     let length = postcard::to_stdvec(config).context("the configuration cannot be sent to the gate")?.len();
     let most = MAX_MESSAGE - BESIDE_CONFIG;
     anyhow::ensure!(
@@ -186,6 +191,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         admission,
         pool: Pool::default(),
         seats: Seats::new(&hello.config, &hello.live_by_route),
+        passwords: Arc::new(Semaphore::new(passwords_at_once())),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
         config: hello.config,
@@ -220,6 +226,11 @@ fn stickies(hello: &Hello) -> Vec<Option<Sticky>> {
         Some(Sticky::new(settings, &backend.name, &servers, &[hello.secret.0.to_vec()]))
     };
     hello.config.backends.iter().map(sticky).collect()
+}
+
+/// Half of the processors: the others go on with the handshakes that need no password.
+fn passwords_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 fn arming(ability: Ability, relay: &Relay) -> Arming {

@@ -4,6 +4,7 @@
 //! WebSocket handshake `HeadRead → Plain → Replied`, from where the next one's HeadRead follows.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::asked::{From, HeadRead};
+use super::enter::Entered;
 use super::visit::Visit;
 use super::{Client, after};
 use crate::gate::Gate;
@@ -53,6 +55,7 @@ pub(super) struct Admitted {
     pub(super) request: Request<Empty<Bytes>>,
     pub(super) rule: Arc<Rule>,
     pub(super) kept: Option<Kept>,
+    pub(super) entered: Entered,
 }
 
 /// A request with a connection to a server that can answer it.
@@ -72,6 +75,7 @@ pub(super) struct Upgraded {
     backend: Switched,
     carrier: Carrier,
     cookie: Option<HeaderValue>,
+    expires_ms: Option<NonZeroU64>,
 }
 
 /// Both handshakes done, all of their bytes sent and read: two streams and what was read ahead of them.
@@ -106,6 +110,8 @@ pub(super) enum Stopped {
     Told(Stream, Refusal, Permit),
     /// Refused.
     Refused(Client, Refusal, Option<Permit>),
+    /// Refused, with an answer that has more to say than the refusal.
+    Denied(Client, Box<Response<AnswerBody>>, Refusal, Permit),
     /// The backend's own answer goes to the client.
     Answered(Client, Box<Response<AnswerBody>>, Permit),
 }
@@ -120,6 +126,7 @@ impl Stopped {
             Self::Lost(refusal)
             | Self::Unread(_, refusal, _)
             | Self::Told(_, refusal, _)
+            | Self::Denied(_, _, refusal, _)
             | Self::Refused(_, refusal, _) => Some(Outcome::Refused(*refusal)),
         }
     }
@@ -168,7 +175,7 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut client, keys, from, opening, request, rule, kept } = *self.admitted;
+        let Admitted { visit, mut client, keys, from, opening, request, rule, kept, mut entered } = *self.admitted;
         let cookie = gate.stick(rule.way.backend, self.server, kept, from.scheme);
         let late = after(gate.config.timeouts(rule.way.route).response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
@@ -181,8 +188,9 @@ impl Dialled {
             }),
         };
         let switched = answer.and_then(|answer| match answer {
-            Answer::Switch(backend) => {
+            Answer::Switch(mut backend) => {
                 check_switch(&backend.head, &opening)?;
+                entered.choose(&mut backend.head.headers);
                 let carrier = Carrier::find(gate, keys, backend.io.keys())?;
                 Ok(Ok((backend, carrier)))
             }
@@ -201,6 +209,7 @@ impl Dialled {
                 backend,
                 carrier,
                 cookie,
+                expires_ms: entered.entry.expires_ms,
             }),
             Ok(Err(response)) => {
                 Err(Stopped::Answered(client, Box::new(pass_on(response, visit.id, &rule, cookie)), visit.permit))
@@ -237,7 +246,7 @@ fn switch(headers: HeaderMap) -> Response<()> {
 impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
     pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
-        let Self { visit, client, address, rule, server, backend, carrier, cookie } = self;
+        let Self { visit, client, address, rule, server, backend, carrier, cookie, expires_ms } = self;
         let status = upgraded_status(carrier.engine(), visit.id);
         let mut response = switch(headers::response(&backend.head, status));
         rule.response_edits.apply(response.headers_mut());
@@ -258,6 +267,7 @@ impl Upgraded {
                 backend: rule.way.backend,
                 server,
                 accepted_ms: visit.accepted_ms,
+                expires_ms,
             },
             client: io,
             backend: backend.io,
