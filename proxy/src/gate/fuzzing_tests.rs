@@ -32,6 +32,7 @@ fn every_other_seed_is_good_for_its_target() {
     seeds("response").iter().for_each(|(_, bytes)| response(bytes));
     seeds("proxy_header").iter().for_each(|(_, bytes)| proxy_header(bytes));
     seeds("cookie").iter().for_each(|(_, bytes)| cookie(bytes));
+    seeds("credentials").iter().for_each(|(_, bytes)| credentials(bytes));
     seeds("forwarded").iter().for_each(|(_, bytes)| forwarded(bytes));
     for (name, bytes) in seeds("config") {
         let text = String::from_utf8(bytes).unwrap();

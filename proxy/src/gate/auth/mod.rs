@@ -7,6 +7,8 @@
 mod api_key;
 mod basic;
 mod forward;
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzzing;
 mod jwt;
 mod place;
 
