@@ -61,6 +61,21 @@ fn bearer(token: &str) -> HeaderMap {
 /// # Panics
 /// It is not so.
 pub fn credentials(bytes: &[u8]) {
+    request(bytes);
+    for claims in [bytes, b"{\"exp\":9,\"sub\":\"a\"}"] {
+        let (mut target, mut none) = (PathAndQuery::from_static("/"), Vec::new());
+        let mut headers = bearer(&signed(claims));
+        let asked = Asked { headers: &mut headers, target: &mut target, protocols: &mut none };
+        let Some(Look::Enter(entry)) = CHECKS.first().map(|check| check.look(&asked, 0)) else {
+            assert!(claims == bytes, "a good token does not enter");
+            continue;
+        };
+        assert!(entry.tell.iter().all(|(_, value)| value.as_bytes().trim_ascii() == value.as_bytes()), "{entry:?}");
+    }
+}
+
+/// What stands in a request's target and head.
+fn request(bytes: &[u8]) {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let Ok(mut target) = PathAndQuery::try_from(lines.next().unwrap_or_default()) else { return };
     let mut headers = HeaderMap::new();
@@ -89,15 +104,5 @@ pub fn credentials(bytes: &[u8]) {
         check.strip(&mut asked);
         assert!(matches!(check.look(&asked, 0), Look::Absent), "something is left: {:?}", asked.headers);
         assert!(check.tells.iter().all(|name| !asked.headers.contains_key(name)), "{:?}", asked.headers);
-    }
-    for claims in [bytes, b"{\"exp\":9,\"sub\":\"a\"}"] {
-        let (mut target, mut none) = (PathAndQuery::from_static("/"), Vec::new());
-        let mut headers = bearer(&signed(claims));
-        let asked = Asked { headers: &mut headers, target: &mut target, protocols: &mut none };
-        let Some(Look::Enter(entry)) = CHECKS.first().map(|check| check.look(&asked, 0)) else {
-            assert!(claims == bytes, "a good token does not enter");
-            continue;
-        };
-        assert!(entry.tell.iter().all(|(_, value)| value.as_bytes().trim_ascii() == value.as_bytes()), "{entry:?}");
     }
 }

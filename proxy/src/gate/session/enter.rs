@@ -78,7 +78,8 @@ impl Entered {
 }
 
 impl Entrance<'_> {
-    /// Lets a request enter by one of the ways that its route takes, and takes its credentials out of it.
+    /// Lets a request enter by one of the ways that its route takes, of which there is one at least, and takes its
+    /// credentials out of it.
     ///
     /// Cancel safe: nothing is left behind.
     ///
@@ -86,9 +87,6 @@ impl Entrance<'_> {
     /// None of the ways lets it enter.
     pub(super) async fn enter(&self, head: &mut Parts, verdict: &mut Verdict<'_>) -> Result<Entered, NotEntered> {
         let checks = self.gate.loaded.checks(&verdict.rule.auth);
-        if checks.is_empty() {
-            return Ok(Entered::default());
-        }
         let entry = timeout_at(self.done_by, self.try_all(&checks, head, verdict)).await;
         let entry = entry.map_err(|_| NotEntered::Refused(Refusal::HandshakeTimeout))??;
         let mut none = Vec::new();
