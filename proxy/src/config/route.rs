@@ -55,6 +55,11 @@ pub struct Route {
     /// What becomes of clients that send no Origin: programs, not browsers.
     #[serde(default)]
     pub no_origin: NoOrigin,
+    /// The `name`s of the [[auth]] by which clients may enter: any one of them is enough. They are tried in this order,
+    /// and who shows nothing is told what the first one wants. It holds for WebSocket handshakes and plain HTTP alike.
+    /// None: every client may enter.
+    #[serde(default)]
+    pub auth: Vec<String>,
     /// What becomes of requests that are no WebSocket handshake.
     #[serde(default)]
     pub http: HttpMode,
@@ -98,6 +103,7 @@ impl Default for Route {
             response_headers: HeaderEdits::default(),
             origins: defaults::origins(),
             no_origin: NoOrigin::default(),
+            auth: Vec::new(),
             http: HttpMode::default(),
             backend: "default".into(),
             timeouts: RouteTimeouts::default(),
