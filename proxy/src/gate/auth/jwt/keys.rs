@@ -2,16 +2,16 @@
 //! itself never decides how a key is used (RFC 8725 §3.1).
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
-    VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -28,19 +28,18 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// The most keys. A token that names none is tried with all of one algorithm; sets of identity providers have a few.
 const MOST: usize = 64;
 
+const NO_KEY: &str = "its numbers are no key";
+
 /// All keys of one check.
 pub(super) struct Keys(Vec<Key>);
 
+/// It shows itself to no log: it has no Debug.
 struct Key {
     kid: Option<String>,
     algorithm: JwtAlgorithm,
-    verifier: Verifier,
-}
-
-/// It shows itself to no log: it has no Debug.
-enum Verifier {
-    Secret(Box<hmac::Key>),
-    Public(ParsedPublicKey),
+    key: DecodingKey,
+    /// The signature, by this algorithm, and nothing of what the token says: that is judged with a `now` that is told.
+    rules: Validation,
 }
 
 /// A JWK set (RFC 7517 §5).
@@ -93,23 +92,36 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// Whether a key has made this signature, by the algorithm of this name. A token's `kid` chooses among the keys that
-    /// have one; the others are tried.
-    pub(super) fn verify(&self, algorithm: &str, kid: Option<&str>, signed: &[u8], signature: &[u8]) -> bool {
+    /// The claims of a token that one of the keys has signed, by the algorithm that the key is for. A token's `kid` chooses
+    /// among the keys that have one; the others are tried.
+    pub(super) fn claims(&self, token: &[u8]) -> Option<Map<String, Value>> {
+        let header = decode_header(token).ok()?;
+        // Extensions that must be understood, and none is (RFC 7515 §4.1.11).
+        if header.crit.is_some() {
+            return None;
+        }
         let fits = |key: &&Key| {
-            named(algorithm) == Some(key.algorithm) && (kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid)
+            own(key.algorithm) == header.alg && (header.kid.is_none() || key.kid.is_none() || key.kid == header.kid)
         };
-        self.0.iter().filter(fits).any(|key| key.verifier.verify(signed, signature))
+        self.0.iter().filter(fits).find_map(|key| Some(decode(token, &key.key, &key.rules).ok()?.claims))
     }
 }
 
-impl Verifier {
-    fn verify(&self, signed: &[u8], signature: &[u8]) -> bool {
-        match self {
-            // In constant time.
-            Self::Secret(key) => hmac::verify(key, signed, signature).is_ok(),
-            Self::Public(key) => key.verify_sig(signed, signature).is_ok(),
-        }
+impl Key {
+    fn new(kid: Option<String>, algorithm: JwtAlgorithm, key: DecodingKey) -> Self {
+        let mut rules = Validation::new(own(algorithm));
+        (rules.validate_exp, rules.validate_aud) = (false, false);
+        rules.required_spec_claims.clear();
+        Self { kid, algorithm, key, rules }
+    }
+}
+
+fn own(algorithm: JwtAlgorithm) -> Algorithm {
+    match algorithm {
+        JwtAlgorithm::HS256 => Algorithm::HS256,
+        JwtAlgorithm::RS256 => Algorithm::RS256,
+        JwtAlgorithm::ES256 => Algorithm::ES256,
+        JwtAlgorithm::EdDSA => Algorithm::EdDSA,
     }
 }
 
@@ -136,8 +148,7 @@ fn hs256(kid: Option<String>, secret: &[u8]) -> anyhow::Result<Key> {
         length >= SECRET,
         "the secret has {length} bytes, and HS256 needs {SECRET} at least (`openssl rand -hex 32`)"
     );
-    let verifier = Verifier::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)));
-    Ok(Key { kid, algorithm: JwtAlgorithm::HS256, verifier })
+    Ok(Key::new(kid, JwtAlgorithm::HS256, DecodingKey::from_secret(secret)))
 }
 
 /// PEM blocks `PUBLIC KEY` (RFC 7468 §13).
@@ -153,20 +164,23 @@ fn spki(der: &[u8]) -> anyhow::Result<Key> {
     let known = "a key must be RSA, P-256 or Ed25519";
     let (_, info) = SubjectPublicKeyInfo::from_der(der).map_err(|_| anyhow!("a block is no public key"))?;
     let bytes: &[u8] = &info.subject_public_key.data;
-    let (algorithm, by): (_, &'static dyn VerificationAlgorithm) = match info.parsed() {
+    let (algorithm, key) = match info.parsed() {
         Ok(PublicKey::RSA(key)) => {
             rsa_bits(key.modulus)?;
-            (JwtAlgorithm::RS256, &RSA_PKCS1_2048_8192_SHA256)
+            (JwtAlgorithm::RS256, DecodingKey::from_rsa_der(bytes))
         }
-        Ok(PublicKey::EC(_)) => (JwtAlgorithm::ES256, &ECDSA_P256_SHA256_FIXED),
+        Ok(PublicKey::EC(_)) => {
+            // With the whole block, its curve is checked too.
+            ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, der).map_err(|_| anyhow!(known))?;
+            (JwtAlgorithm::ES256, DecodingKey::from_ec_der(bytes))
+        }
         // id-Ed25519 (RFC 8410 §3).
-        _ if info.algorithm.algorithm.to_id_string() == "1.3.101.112" => (JwtAlgorithm::EdDSA, &ED25519),
+        _ if info.algorithm.algorithm.to_id_string() == "1.3.101.112" => {
+            (JwtAlgorithm::EdDSA, DecodingKey::from_ed_der(bytes))
+        }
         _ => bail!(known),
     };
-    // The key itself for Ed25519; with the whole block, the curve of an EC key is checked too.
-    let bytes = if algorithm == JwtAlgorithm::EdDSA { bytes } else { der };
-    let key = ParsedPublicKey::new(by, bytes).map_err(|_| anyhow!(known))?;
-    Ok(Key { kid: None, algorithm, verifier: Verifier::Public(key) })
+    Ok(Key::new(None, algorithm, key))
 }
 
 fn rsa_bits(modulus: &[u8]) -> anyhow::Result<()> {
@@ -211,22 +225,26 @@ impl Jwk {
             JwtAlgorithm::RS256 => {
                 let (n, e) = (bytes(self.n.as_ref(), "n")?, bytes(self.e.as_ref(), "e")?);
                 rsa_bits(&n)?;
-                RsaPublicKeyComponents { n, e }.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+                let numbers = RsaPublicKeyComponents { n: &n, e: &e };
+                let parsed = numbers.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256);
+                parsed.map_err(|_| anyhow!(NO_KEY))?;
+                DecodingKey::from_rsa_raw_components(&n, &e)
             }
             JwtAlgorithm::ES256 => {
                 let (x, y) = (bytes(self.x.as_ref(), "x")?, bytes(self.y.as_ref(), "y")?);
                 ensure!(x.len() == 32 && y.len() == 32, "`x` and `y` must have 32 bytes (RFC 7518 §6.2.1.2)");
                 // An uncompressed point (SEC 1 §2.3.3).
-                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, [&[4], x.as_slice(), &y].concat())
+                let point = [&[4], x.as_slice(), &y].concat();
+                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point).map_err(|_| anyhow!(NO_KEY))?;
+                DecodingKey::from_ec_der(&point)
             }
             JwtAlgorithm::EdDSA => {
                 let x = bytes(self.x.as_ref(), "x")?;
                 ensure!(x.len() == 32, "`x` must have 32 bytes (RFC 8032 §5.1.5)");
-                ParsedPublicKey::new(&ED25519, x)
+                DecodingKey::from_ed_der(&x)
             }
         };
-        let key = key.map_err(|_| anyhow!("its numbers are no key"))?;
-        Ok(Some(Key { kid: self.kid.clone(), algorithm, verifier: Verifier::Public(key) }))
+        Ok(Some(Key::new(self.kid.clone(), algorithm, key)))
     }
 
     /// What it is for. `None`: nothing that we do.
