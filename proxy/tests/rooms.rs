@@ -19,8 +19,17 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// The rooms of the gate that know neither sockets nor clocks: files or folders below `src/gate`.
-const PURE: &[&str] =
-    &["handshake", "policy", "judge.rs", "balance.rs", "proxy_header.rs", "refusal.rs", "pages.rs", "sticky.rs"];
+const PURE: &[&str] = &[
+    "handshake",
+    "limit",
+    "policy",
+    "judge.rs",
+    "balance.rs",
+    "proxy_header.rs",
+    "refusal.rs",
+    "pages.rs",
+    "sticky.rs",
+];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     if folder.is_file() {

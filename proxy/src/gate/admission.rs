@@ -5,12 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::limit::Denied;
 use super::pool::MOST_IN_ALL;
-use super::seats::Seat;
+use super::seats::{Seat, Seats};
+use crate::handoff::Peer;
 
-/// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections, and idle
-/// connections to backends.
-const RESERVE: u64 = 64 + MOST_IN_ALL as u64;
+/// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections, idle
+/// connections to backends, and clients that were refused when they connected.
+const RESERVE: u64 = 64 + (MOST_IN_ALL + REFUSED) as u64;
+
+/// How many clients that were refused when they connected may be told so at the same time. Others are closed: whoever is
+/// beyond a limit must not keep places from others by being slow to read the answer.
+const REFUSED: usize = 128;
 
 /// Counts connections: those of this gate, which cost it files, and all, which cost the keeper slots.
 pub(super) struct Admission {
@@ -20,14 +26,16 @@ pub(super) struct Admission {
     here: Arc<Semaphore>,
     /// Pairs from earlier gates beyond the limit: their ends make no room yet.
     over: Mutex<usize>,
+    /// Clients that are told that they were refused.
+    refused: Arc<Semaphore>,
 }
 
 /// The right of one connection to exist. Dropped, it makes room for another.
 pub(super) struct Permit {
     all: OwnedSemaphorePermit,
     _here: OwnedSemaphorePermit,
-    /// Once it is on a route.
-    seat: Option<Seat>,
+    /// Once it is known whose it is. Boxed: a permit is part of every way out of a session.
+    seat: Option<Box<Seat>>,
 }
 
 impl Permit {
@@ -39,9 +47,29 @@ impl Permit {
         }
     }
 
-    /// The connection is on a route now, and on none that it was on before.
-    pub(super) fn sit(&mut self, seat: Seat) {
-        self.seat = Some(seat);
+    /// The connection is this client's now, and no other's that it was before. With `token`, that is for a request that
+    /// counts in the rate.
+    ///
+    /// # Errors
+    /// A limit.
+    pub(super) fn sit(&mut self, seats: &Arc<Seats>, client: Peer, token: bool) -> Result<(), Denied> {
+        let had = self.seat.take().map(|seat| *seat);
+        self.seat = Some(Box::new(seats.take(client.ip(), token, had)?));
+        Ok(())
+    }
+
+    /// Its client's request is on this route now, and on none that it was on before.
+    ///
+    /// # Errors
+    /// A limit.
+    pub(super) fn go(&mut self, route: u16) -> Result<(), Denied> {
+        self.seat.as_mut().map_or(Ok(()), |seat| seat.go(route))
+    }
+
+    /// What the connection has for its client: until the next request nobody knows whose it is. Dropped, it makes room
+    /// for another.
+    pub(super) fn stand(&mut self) -> impl Send + use<> {
+        self.seat.take()
     }
 }
 
@@ -53,6 +81,7 @@ impl Admission {
             all: Arc::new(Semaphore::new(free)),
             here: Arc::new(Semaphore::new(here.max(1))),
             over: Mutex::new(live.saturating_sub(most)),
+            refused: Arc::new(Semaphore::new(REFUSED)),
         }
     }
 
@@ -69,6 +98,11 @@ impl Admission {
         let here = self.here.clone().try_acquire_owned().ok()?;
         let all = self.all.clone().try_acquire_owned().ok()?;
         Some(Permit { all, _here: here, seat: None })
+    }
+
+    /// The right to tell a client that has no permit that it is refused, if there is room for that.
+    pub(super) fn refuse(&self) -> Option<OwnedSemaphorePermit> {
+        self.refused.clone().try_acquire_owned().ok()
     }
 
     /// So many pairs of the keeper have ended.

@@ -21,6 +21,7 @@ mod handshake;
 mod http2;
 mod judge;
 mod kept;
+mod limit;
 mod linger;
 mod listen;
 mod pages;
@@ -104,7 +105,7 @@ struct Gate {
     arming: Arming,
     admission: Admission,
     pool: Pool,
-    seats: Seats,
+    seats: Arc<Seats>,
     last_id: AtomicU64,
 }
 
@@ -160,6 +161,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let mut receiver = Receiver::new(&control);
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
     let Equipment { hello, stats, listeners, files, live, admin } = equipment;
+    let stats = Arc::new(stats);
     let loaded = Loaded::make(&hello.config, &files, None)?;
     let certificates = Certificates::default();
     certificates.set(loaded.certificates(&hello.config));
@@ -178,14 +180,14 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         loaded: InUse::new(loaded),
         certificates: certificates.clone(),
         engine: hello.engine,
-        stats: Arc::new(stats),
+        stats: stats.clone(),
         control: control.clone(),
         slots: Slots::new(CARRIED),
         patrol: Patrol::new(hello.config.relay.user_timeout),
         arming: arming(hello.ktls, &hello.config.relay),
         admission,
         pool: Pool::default(),
-        seats: Seats::new(&hello.config, &live),
+        seats: Seats::new(&hello.config, &live, stats),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
         config: hello.config,
@@ -272,9 +274,7 @@ impl Gate {
     /// Pairs of the keeper have ended: what they have held is free.
     fn closed(&self, pairs: &[Tally]) {
         self.admission.closed(pairs.len());
-        for pair in pairs {
-            self.seats.closed(pair);
-        }
+        self.seats.closed(pairs);
     }
 
     /// The address of a server, for the log.

@@ -117,6 +117,7 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
     };
     let rendering = Rendering {
         handshakes: admin.stats.handshakes(),
+        clients: admin.stats.clients(),
         labels: admin.handshakes.clone(),
         certificates: admin.certificates.rows(),
         config: admin.config.clone(),
@@ -132,6 +133,7 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
 /// What is needed beside the snapshot.
 struct Rendering {
     handshakes: [u64; crate::handoff::stats::RESULTS],
+    clients: [u64; 2],
     labels: Vec<(usize, &'static str, &'static str)>,
     certificates: Vec<CertificateRow>,
     config: Config,
@@ -142,7 +144,7 @@ fn metrics_text(snapshot: &Snapshot, rendering: &Rendering) -> Option<String> {
     let handshakes = handshakes
         .filter_map(|(place, result, reason)| Some((*result, *reason, *rendering.handshakes.get(*place)?)))
         .collect();
-    metrics::render(snapshot, handshakes, rendering.certificates.clone()).ok()
+    metrics::render(snapshot, handshakes, rendering.clients, rendering.certificates.clone()).ok()
 }
 
 fn connections_text(snapshot: &Snapshot, rendering: &Rendering) -> Option<String> {

@@ -25,10 +25,11 @@ pub(super) type Handshakes = Vec<(&'static str, &'static str, u64)>;
 pub(super) fn render(
     snapshot: &Snapshot,
     handshakes: Handshakes,
+    clients: [u64; 2],
     certificates: Vec<CertificateRow>,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page::new(snapshot, handshakes, certificates)));
+    registry.register_collector(Box::new(Page::new(snapshot, handshakes, clients, certificates)));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -47,11 +48,13 @@ struct Page {
     gate_starts: u64,
     reloads: [u64; 2],
     handshakes: Handshakes,
+    /// Remembered, and forgotten.
+    clients: [u64; 2],
     certificates: Vec<CertificateRow>,
 }
 
 impl Page {
-    fn new(snapshot: &Snapshot, handshakes: Handshakes, certificates: Vec<CertificateRow>) -> Self {
+    fn new(snapshot: &Snapshot, handshakes: Handshakes, clients: [u64; 2], certificates: Vec<CertificateRow>) -> Self {
         let (mut live, mut by_engine) = ([0; Engine::ALL.len()], snapshot.ended);
         for row in &snapshot.pairs {
             let place = Engine::ALL.iter().position(|engine| *engine == row.engine).unwrap_or_default();
@@ -72,6 +75,7 @@ impl Page {
             gate_starts: snapshot.gate_starts,
             reloads: snapshot.reloads,
             handshakes,
+            clients,
             certificates,
         }
     }
@@ -114,6 +118,7 @@ impl Collector for Page {
         self.traffic(encoder)?;
         self.sizes(encoder)?;
         self.events(encoder)?;
+        self.limits(encoder)?;
         self.files(encoder)
     }
 }
@@ -176,6 +181,15 @@ impl Page {
         let help = "Directions moved from the kernel to userspace because the receiver was congested";
         lone_counter(encoder, "sluice_relay_flips", help, self.flips)?;
         lone_counter(encoder, "sluice_gate_starts", "Gate processes started", self.gate_starts)
+    }
+
+    fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("sluice_client_addresses", "Clients that are remembered for their limits");
+        let gauge = ConstGauge::new(self.clients[0]);
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        let help =
+            "Clients that were forgotten while their rate was still to be remembered: limits.per_client.addresses";
+        lone_counter(encoder, "sluice_client_addresses_evicted", help, self.clients[1])
     }
 
     fn files(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -30,7 +30,7 @@ fn row(engine: Engine) -> PairRow {
 
 #[test]
 fn an_idle_proxy_shows_every_series() {
-    let text = render(&Snapshot::default(), vec![("upgraded", "none", 0)], Vec::new()).unwrap();
+    let text = render(&Snapshot::default(), vec![("upgraded", "none", 0)], [7, 3], Vec::new()).unwrap();
     for line in [
         "sluice_connections{engine=\"sockmap\"} 0",
         "sluice_connections{engine=\"copy\"} 0",
@@ -42,6 +42,8 @@ fn an_idle_proxy_shows_every_series() {
         "sluice_handshakes_total{result=\"upgraded\",reason=\"none\"} 0",
         "sluice_relay_flips_total 0",
         "sluice_gate_starts_total 0",
+        "sluice_client_addresses 7",
+        "sluice_client_addresses_evicted_total 3",
         "sluice_certificate_reloads_total{result=\"ok\"} 0",
         "sluice_certificate_reloads_total{result=\"failed\"} 0",
         concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
@@ -67,7 +69,7 @@ fn live_and_ended_pairs_are_summed() {
     snapshot.reloads = [3, 2];
     let certificate = CertificateRow { listener: "[::]:443".into(), certificate: "/a.pem".into(), not_after: 99 };
     snapshot.close_codes = vec![(1, 1000, 4)];
-    let text = render(&snapshot, Vec::new(), vec![certificate]).unwrap();
+    let text = render(&snapshot, Vec::new(), [0; 2], vec![certificate]).unwrap();
     for line in [
         "sluice_connections{engine=\"sockmap\"} 1",
         "sluice_connections{engine=\"copy\"} 2",

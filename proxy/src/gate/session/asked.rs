@@ -11,6 +11,7 @@ use super::visit::{Note, Visit, now_ms};
 use crate::gate::Gate;
 use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{Kind, Verdict};
+use crate::gate::limit::Denied;
 use crate::gate::policy::{Rule, Way};
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
@@ -49,6 +50,8 @@ pub(super) struct From {
     pub(super) address: Peer,
     /// What the client speaks, which the listener need not speak.
     pub(super) scheme: Scheme,
+    /// Whether a proxy says so, who may ask for somebody else next.
+    pub(super) told: bool,
 }
 
 impl Asked {
@@ -64,18 +67,20 @@ impl Asked {
 }
 
 impl HeadRead {
-    /// Finds the client's own address and the route, and takes a place on it. The log names the client from here on.
+    /// Finds the client's own address and the route, and takes its places. The log names the client from here on.
     pub(super) fn judge(mut self, gate: &Gate, note: &mut Note) -> Result<Judged, Stopped> {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
         note.client = visitor.client;
-        let from = From { address: visitor.client, scheme: visitor.scheme };
-        let judged = Verdict::judge(&gate.routes, &self.head, &visitor).and_then(|verdict| {
-            self.visit.permit.sit(gate.seats.take(verdict.rule.way.route)?);
+        let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted };
+        let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {
+            let verdict = Verdict::judge(&gate.routes, &self.head, &visitor)?;
+            self.visit.permit.go(verdict.rule.way.route)?;
             Ok(verdict)
         });
         match judged {
             Ok(verdict) => Ok(self.pass(gate, &visitor, from, verdict)),
-            Err(refusal) => {
+            Err(Denied { refusal, wait }) => {
+                note.wait = wait;
                 let Self { visit, client, head, .. } = self;
                 // Without the query, which may hold a token.
                 let (path, headers) = (head.uri.path(), &head.headers);

@@ -5,6 +5,7 @@ mod admin;
 mod backend_tls;
 mod bench;
 mod certificates;
+mod clients;
 mod hand_over;
 mod http2;
 mod identity;
