@@ -1,5 +1,6 @@
 //! How many connections there may be.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Resource, getrlimit};
@@ -10,13 +11,9 @@ use super::pool::MOST_IN_ALL;
 use super::seats::{Seat, Seats};
 use crate::handoff::Peer;
 
-/// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections, idle
-/// connections to backends, and clients that were refused when they connected.
-const RESERVE: u64 = 64 + (MOST_IN_ALL + REFUSED) as u64;
-
-/// How many clients that were refused when they connected may be told so at the same time. Others are closed: whoever is
-/// beyond a limit must not keep places from others by being slow to read the answer.
-const REFUSED: usize = 128;
+/// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections, and idle
+/// connections to backends.
+const RESERVE: u64 = 64 + MOST_IN_ALL as u64;
 
 /// Counts connections: those of this gate, which cost it files, and all, which cost the keeper slots.
 pub(super) struct Admission {
@@ -26,8 +23,20 @@ pub(super) struct Admission {
     here: Arc<Semaphore>,
     /// Pairs from earlier gates beyond the limit: their ends make no room yet.
     over: Mutex<usize>,
-    /// Clients that are told that they were refused.
-    refused: Arc<Semaphore>,
+    /// Clients that are being told that they were refused.
+    refused: Arc<AtomicUsize>,
+}
+
+/// The right of a client to be told that it was refused when it connected.
+pub(super) struct Refused {
+    _permit: Permit,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Refused {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The right of one connection to exist. Dropped, it makes room for another.
@@ -81,7 +90,7 @@ impl Admission {
             all: Arc::new(Semaphore::new(free)),
             here: Arc::new(Semaphore::new(here.max(1))),
             over: Mutex::new(live.saturating_sub(most)),
-            refused: Arc::new(Semaphore::new(REFUSED)),
+            refused: Arc::default(),
         }
     }
 
@@ -100,9 +109,12 @@ impl Admission {
         Some(Permit { all, _here: here, seat: None })
     }
 
-    /// The right to tell a client that has no permit that it is refused, if there is room for that.
-    pub(super) fn refuse(&self) -> Option<OwnedSemaphorePermit> {
-        self.refused.clone().try_acquire_owned().ok()
+    /// Turns the permit of a client that was refused into the right to be told so. There are no more of these than there
+    /// is room left for others, so that whoever is beyond a limit keeps no places from them by being slow to go.
+    pub(super) fn refuse(&self, permit: Permit) -> Option<Refused> {
+        let refused = Refused { _permit: permit, count: self.refused.clone() };
+        let others = self.refused.fetch_add(1, Ordering::Relaxed);
+        (others < self.here.available_permits().min(self.all.available_permits())).then_some(refused)
     }
 
     /// So many pairs of the keeper have ended.
@@ -146,6 +158,18 @@ mod tests {
         let admission = Admission::new(1, 0, 1);
         drop(admission.permit().await.unwrap());
         assert_eq!(room(&admission), 1);
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_leaves_as_much_room_as_it_takes() {
+        let admission = Admission::new(100, 40, 99);
+        let mut told = Vec::new();
+        while let Some(refused) = admission.refuse(admission.permit().await.unwrap()) {
+            told.push(refused);
+        }
+        assert_eq!((told.len(), room(&admission)), (30, 30));
+        drop(told);
+        assert_eq!((room(&admission), admission.refused.load(Ordering::Relaxed)), (60, 0));
     }
 
     #[test]

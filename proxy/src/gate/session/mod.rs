@@ -115,10 +115,8 @@ async fn welcome(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
     };
     let note = Note { wait, ..visit.note() };
     gate.conclude(&note, Outcome::Refused(refusal));
-    // Its place is free for others now.
-    drop(visit);
     let clear = gate.config.listeners.get(usize::from(note.listener)).is_some_and(|listener| listener.tls.is_none());
-    if let Some(_told) = gate.admission.refuse().filter(|_| clear) {
+    if clear && let Some(_told) = gate.admission.refuse(visit.permit) {
         answer_unread(gate, stream, refusal, &note).await;
     }
     None
