@@ -25,10 +25,29 @@ pub enum Address {
 
 /// Why a text is no address.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{text:?} is no address: {why}; write \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/app.sock\"")]
+#[error("{text:?} is no address: {why}; write {forms}")]
 pub struct AddressError {
     text: String,
     why: &'static str,
+    forms: &'static str,
+}
+
+/// How an address is written.
+const FORMS: &str = "\"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/app.sock\"";
+
+/// How a server is written.
+const SERVER_FORMS: &str =
+    "\"127.0.0.1:80\", \"[::1]:80\", \"unix:/run/app.sock\", \"app.internal:80\" or \"srv:_ws._tcp.app.internal\"";
+
+impl AddressError {
+    /// That of a text where a server may be written.
+    pub(super) fn server(text: &str, why: &'static str) -> Self {
+        Self { text: text.into(), why, forms: SERVER_FORMS }
+    }
+
+    pub(super) const fn why(&self) -> &'static str {
+        self.why
+    }
 }
 
 impl Address {
@@ -53,7 +72,7 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let fail = |why| AddressError { text: text.into(), why };
+        let fail = |why| AddressError { text: text.into(), why, forms: FORMS };
         let Some(path) = text.strip_prefix(UNIX) else {
             return text.parse().map(Self::Inet).map_err(|_| fail("it has no IP address and port"));
         };

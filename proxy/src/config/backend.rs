@@ -1,15 +1,15 @@
 //! The servers behind Sluice.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::duration;
-use super::schema::{Span, WatchedFile};
+use super::schema::{ShortOr, Span, WatchedFile};
 use super::tls::{max_version, min_version};
-use super::{Address, SendProxy, TlsPolicy, TlsVersion};
+use super::{Address, Balance, Check, Ejection, SendProxy, Server, TlsPolicy, TlsVersion, duration, server};
 
 /// A named group of servers.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -17,10 +17,39 @@ use super::{Address, SendProxy, TlsPolicy, TlsVersion};
 pub struct Backend {
     /// The name that routes use, any text; no two backends have the same.
     pub name: String,
-    /// Addresses and ports, or `unix:` and the path of a socket file; taken in turn. The gate's user must be able to
-    /// connect to a socket file.
-    #[schemars(length(min = 1))]
-    pub servers: Vec<Address>,
+    /// Where its servers are. The gate's user must be able to connect to a socket file.
+    #[serde(deserialize_with = "server::list")]
+    #[schemars(length(min = 1), with = "Vec<ShortOr<Server>>")]
+    pub servers: Vec<Server>,
+    /// Which server is next. `"round-robin"`: docs/balancing.md says when another is better.
+    #[serde(default)]
+    pub balance: Balance,
+    /// How servers are asked whether they are well. None: what they do with clients' connections says it (`ejection`);
+    /// what a check may ask of an application, only its owner knows.
+    #[serde(default)]
+    pub check: Option<Check>,
+    /// When a server is left out for what it does with clients' connections.
+    #[serde(default)]
+    pub ejection: Ejection,
+    /// A server that comes up, or back, begins with a tenth of its weight, and has all of it after this time. The hashes
+    /// (`source-ip`, `maglev`) go by the whole weight at once. None: most servers are ready when they say so.
+    #[serde(default, with = "duration::maybe")]
+    #[schemars(with = "Option<Span>")]
+    pub slow_start: Option<Duration>,
+    /// Where requests wait while every server has as many connections as its `max_connections` allows. None wait by
+    /// default: most servers have no such limit.
+    #[serde(default)]
+    pub queue: Queue,
+    /// How many other servers are tried when one cannot be reached. 3: more servers than that are seldom gone at one time,
+    /// and a client that has waited for four connects has waited long. Once the request may have been written to a
+    /// server it is never sent again: that server may have acted on it.
+    #[serde(default = "defaults::retries")]
+    #[schemars(extend("x-unit" = "servers"))]
+    pub retries: u32,
+    /// IP addresses of this machine to connect from, in turn. One address has about 28,000 ports for connections to one
+    /// server; several have as many each. None: the one that the system chooses.
+    #[serde(default)]
+    pub source: Vec<IpAddr>,
     /// Connections to a server that plain HTTP requests have used are kept for the next ones for this long. 4 s: less
     /// than the 5 s after which Node.js closes them, perhaps at the very moment at which a request is sent.
     #[serde(default = "defaults::keep_alive", with = "duration")]
@@ -40,6 +69,27 @@ pub struct Backend {
     pub send_proxy: Option<SendProxy>,
 }
 
+impl Backend {
+    /// One with these servers, everything else by default.
+    pub(super) fn new(name: String, servers: Vec<Address>) -> Self {
+        Self {
+            name,
+            servers: servers.into_iter().map(Server::from).collect(),
+            balance: Balance::default(),
+            check: None,
+            ejection: Ejection::default(),
+            slow_start: None,
+            queue: Queue::default(),
+            retries: defaults::retries(),
+            source: Vec::new(),
+            keep_alive: defaults::keep_alive(),
+            sticky: None,
+            tls: None,
+            send_proxy: None,
+        }
+    }
+}
+
 /// The cookie that brings a client back to its server: for backends that keep something of a client from one connection
 /// to the next (Socket.IO's polling, for one). `sticky = {}` takes all defaults. A server that is gone is replaced by
 /// another, and the cookie with it. Backends do not see it.
@@ -56,11 +106,42 @@ pub struct Sticky {
     pub lifetime: Duration,
     /// Whether browsers send it with requests that other sites' pages make. `lax`: only when a link is followed.
     pub same_site: SameSite,
+    /// Files with keys, each of 32 bytes at least: the first one signs, all are believed. Several Sluices with the same
+    /// ones understand each other's cookies. To change keys, put the new one last on every Sluice, then first, and take
+    /// the old one out when `lifetime` is over. None: a random key that is made when Sluice starts; after a restart its
+    /// clients get other servers and new cookies.
+    #[schemars(with = "Vec<WatchedFile>")]
+    pub keys: Vec<PathBuf>,
 }
 
 impl Default for Sticky {
     fn default() -> Self {
-        Self { cookie: "sluice".into(), lifetime: Duration::from_secs(86_400), same_site: SameSite::Lax }
+        Self {
+            cookie: "sluice".into(),
+            lifetime: Duration::from_secs(86_400),
+            same_site: SameSite::Lax,
+            keys: Vec::new(),
+        }
+    }
+}
+
+/// Where requests wait while all servers are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Queue {
+    /// How many may wait; one more is answered with 503 and Retry-After. First come, first served. 0: none.
+    #[schemars(extend("x-unit" = "requests"))]
+    pub length: u32,
+    /// How long one may wait before it is answered with 503 and Retry-After. 5 s: longer, and the person behind it has
+    /// tried again.
+    #[serde(with = "duration")]
+    #[schemars(with = "Span")]
+    pub timeout: Duration,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { length: 0, timeout: Duration::from_secs(5) }
     }
 }
 
@@ -89,7 +170,7 @@ pub struct BackendTls {
     #[schemars(with = "Option<WatchedFile>")]
     pub ca: Option<PathBuf>,
     /// The name, or the IP address, that the servers' certificate must be for; a name is also sent to them (SNI).
-    /// None: each server's certificate must be for its own IP address.
+    /// None: each server's certificate must be for the name that it is configured by, or for its own IP address.
     pub server_name: Option<String>,
     /// PEM file with a certificate and its chain, leaf first, for servers that ask for one. None: such servers get
     /// none, and most do not ask.
@@ -129,10 +210,14 @@ impl BackendTls {
     }
 }
 
-pub(super) mod defaults {
+mod defaults {
     use std::time::Duration;
 
-    pub(in crate::config) fn keep_alive() -> Duration {
+    pub(super) fn keep_alive() -> Duration {
         Duration::from_secs(4)
+    }
+
+    pub(super) fn retries() -> u32 {
+        3
     }
 }

@@ -5,9 +5,12 @@ use std::collections::HashSet;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Address, Backend, Config, ConfigError, ERROR_BODIES, ErrorPage, HandshakeRate, Listener, PathRule, Rewrite, Route,
-    SocketMode,
+    Address, Backend, Check, Config, ConfigError, ERROR_BODIES, ErrorPage, HandshakeRate, Listener, PathRule, Rewrite,
+    Route, ServerAddress, SocketMode,
 };
+
+/// The most that a server's weight may be: finer shares nobody can see.
+const MOST_WEIGHT: u32 = 1000;
 
 impl Config {
     /// Checks what spans several settings.
@@ -87,7 +90,12 @@ impl Config {
                     "backend {name:?}: sticky.cookie {cookie:?} is no cookie's name: use letters, digits, - and _"
                 ));
             }
-            if let Some(what) = backend_tls_wrong(backend) {
+            let what = servers_wrong(backend)
+                .or_else(|| backend.balance.wrong())
+                .or_else(|| backend.check.as_ref().and_then(Check::wrong))
+                .or_else(|| backend.ejection.wrong())
+                .or_else(|| backend_tls_wrong(backend));
+            if let Some(what) = what {
                 return Some(format!("backend {:?}: {what}", backend.name));
             }
         }
@@ -165,7 +173,7 @@ impl Config {
 }
 
 /// Whether this is a token (RFC 9110 §5.6.2), as a cookie's name must be (RFC 6265 §4.1.1).
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && http::HeaderName::try_from(text).is_ok()
 }
 
@@ -198,6 +206,23 @@ fn listener_wrong(listener: &Listener) -> Option<String> {
     Some(format!("tls.certificates has the name {bad:?}, which is neither a host name nor *. and one"))
 }
 
+fn servers_wrong(backend: &Backend) -> Option<String> {
+    let mut seen = HashSet::new();
+    if let Some(twice) = backend.servers.iter().find(|server| !seen.insert(&server.address)) {
+        return Some(format!("{} is in its servers twice: give it a weight of 2 for twice the share", twice.address));
+    }
+    if let Some(heavy) = backend.servers.iter().find(|server| server.weight > MOST_WEIGHT) {
+        return Some(format!("the weight of {} is above {MOST_WEIGHT}", heavy.address));
+    }
+    if backend.queue.length > 0 && backend.servers.iter().all(|server| server.max_connections == 0) {
+        return Some("queue.length is set, and no server has max_connections: nothing would ever wait".into());
+    }
+    if let Some(source) = backend.source.iter().find(|source| source.is_unspecified() || source.is_multicast()) {
+        return Some(format!("source has {source}, which no connection can come from"));
+    }
+    None
+}
+
 fn backend_tls_wrong(backend: &Backend) -> Option<String> {
     let tls = backend.tls.as_ref()?;
     if tls.certificate.is_some() != tls.key.is_some() {
@@ -207,7 +232,7 @@ fn backend_tls_wrong(backend: &Backend) -> Option<String> {
         return Some(format!("tls.{what}"));
     }
     match tls.server_name.as_deref() {
-        None if backend.servers.iter().any(|server| server.inet().is_none()) => {
+        None if backend.servers.iter().any(|server| matches!(server.address, ServerAddress::At(Address::Unix(_)))) => {
             Some("tls.server_name is needed: a unix: server has no address that its certificate could be for".into())
         }
         Some(name) if ServerName::try_from(name).is_err() => {

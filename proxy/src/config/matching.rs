@@ -135,7 +135,7 @@ impl Condition {
 pub(super) fn short_or_whole<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
-    T: Deserialize<'de> + From<String>,
+    T: Deserialize<'de> + TryFrom<String, Error: fmt::Display>,
 {
     // What the keeper sends the gate does not describe itself, and always has the long form.
     if from.is_human_readable() { from.deserialize_any(Short(PhantomData)) } else { T::deserialize(from) }
@@ -143,7 +143,7 @@ where
 
 struct Short<T>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de> + From<String>> Visitor<'de> for Short<T> {
+impl<'de, T: Deserialize<'de> + TryFrom<String, Error: fmt::Display>> Visitor<'de> for Short<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,7 +151,7 @@ impl<'de, T: Deserialize<'de> + From<String>> Visitor<'de> for Short<T> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        Ok(text.to_owned().into())
+        text.to_owned().try_into().map_err(E::custom)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {

@@ -5,12 +5,15 @@
 mod access;
 mod address;
 mod backend;
+mod balance;
 mod change;
 mod check;
+mod dns;
 mod duration;
 mod error;
 mod error_page;
 mod forwarded;
+mod health;
 mod limits;
 mod listener;
 mod matching;
@@ -26,6 +29,7 @@ mod schema;
 mod schema_check;
 #[cfg(test)]
 mod schema_tests;
+mod server;
 mod tls;
 
 use std::net::SocketAddr;
@@ -37,12 +41,15 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{Access, Peers};
 pub use address::{Address, AddressError};
-pub use backend::{Backend, BackendTls, SameSite, Sticky};
+pub use backend::{Backend, BackendTls, Queue, SameSite, Sticky};
+pub use balance::{Balance, HashOn};
 pub use change::{HeaderEdits, Rewrite};
+pub use dns::Dns;
 pub use duration::Bound;
 pub use error::ConfigError;
 pub use error_page::{ERROR_BODIES, ErrorPage};
 pub use forwarded::{Forwarded, ForwardedHeader};
+pub use health::{Check, CheckKind, Ejection, Share, Statuses};
 pub use limits::{Limits, Timeouts};
 pub use listener::{ClientAuth, ClientAuthMode, Listener, NamedCertificate, SocketMode, Tls};
 pub use matching::{Condition, PathRule, Pattern, Texts};
@@ -51,6 +58,7 @@ pub use proxy_protocol::{ProxyProtocol, SendProxy};
 pub use rates::{HandshakeRate, PerClient, RoutePerClient};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
 pub use route::{HttpMode, NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeouts};
+pub use server::{Server, ServerAddress};
 pub use tls::{TlsChoice, TlsPolicy, TlsVersion};
 
 /// The whole configuration.
@@ -92,6 +100,9 @@ pub struct Config {
     /// What Sluice says when it refuses. None: a line of plain text.
     #[serde(default, rename = "error")]
     pub errors: Vec<ErrorPage>,
+    /// How names of servers are looked up.
+    #[serde(default)]
+    pub dns: Dns,
     /// The processes that Sluice is.
     #[serde(default)]
     pub process: Process,
@@ -165,14 +176,7 @@ impl Config {
         Self {
             listeners: listen.into_iter().map(Listener::at).collect(),
             routes: vec![Route::default()],
-            backends: vec![Backend {
-                name: "default".into(),
-                servers,
-                keep_alive: backend::defaults::keep_alive(),
-                sticky: None,
-                tls: None,
-                send_proxy: None,
-            }],
+            backends: vec![Backend::new("default".into(), servers)],
             ..Self::default()
         }
     }
@@ -202,6 +206,12 @@ impl Config {
         }
     }
 
+    /// A server that the configuration lists with its address.
+    #[must_use]
+    pub fn server(&self, backend: u16, server: u16) -> Option<&Address> {
+        self.backends.get(usize::from(backend))?.servers.get(usize::from(server))?.address.fixed()
+    }
+
     fn resolve_paths(&mut self, folder: &Path) {
         for listener in &mut self.listeners {
             listener.bind.resolve(folder);
@@ -210,8 +220,9 @@ impl Config {
             }
         }
         for backend in &mut self.backends {
-            for server in &mut backend.servers {
-                server.resolve(folder);
+            backend.servers.iter_mut().for_each(|server| server.resolve(folder));
+            for key in backend.sticky.iter_mut().flat_map(|sticky| &mut sticky.keys) {
+                *key = folder.join(&*key);
             }
             let tls = backend.tls.iter_mut();
             for file in tls.flat_map(|tls| [&mut tls.ca, &mut tls.certificate, &mut tls.key]).flatten() {

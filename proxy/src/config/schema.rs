@@ -10,7 +10,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use super::{Address, Bound, Config, OriginRule, Pattern, Peers, SocketMode};
+use super::{Address, Bound, Config, OriginRule, Pattern, Peers, ServerAddress, Share, SocketMode, Statuses};
 
 impl Config {
     /// The JSON schema (draft 2020-12) of the configuration. It has two keywords of its own: `x-unit`, of a number, and
@@ -98,6 +98,15 @@ text!(
     ["127.0.0.1:80", "[::1]:80", "unix:/run/app.sock"]
 );
 text!(
+    ServerAddress,
+    "ServerAddress",
+    "An IP address and a port; `unix:` and the path of a Unix socket; a name and a port, for all addresses of that name (A \
+     and AAAA records); or `srv:` and the name of a service (SRV records): the servers of the lowest priority, those of \
+     the others as backups, with the weights of the records times the one that is set here.",
+    "^(([0-9.]+|\\[[^\\]]+\\]|[A-Za-z0-9_.\\-]+):[0-9]{1,5}|unix:.+|srv:[A-Za-z0-9_.\\-]+)$",
+    ["127.0.0.1:80", "[::1]:80", "unix:/run/app.sock", "app.internal:80", "srv:_ws._tcp.app.internal"]
+);
+text!(
     OriginRule,
     "Origin",
     "`same-origin`: host and port are those of the request's Host, the scheme is that of the listener. \
@@ -111,6 +120,13 @@ text!(
     "A network, a single address, or `unix`: whoever may connect to a Unix socket.",
     "^(unix|[0-9A-Fa-f:.]+(/[0-9]{1,3})?)$",
     ["10.0.0.0/8", "2001:db8::1", "unix"]
+);
+text!(
+    Statuses,
+    "Statuses",
+    "A status of HTTP, or all from one to another.",
+    "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$",
+    ["204", "200-299"]
 );
 text!(SocketMode, "SocketMode", "Permissions of a file, in octal.", "^0*[0-7]{1,3}$", ["0660"]);
 text!(
@@ -130,6 +146,19 @@ impl JsonSchema for Bound {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let span = generator.subschema_for::<Span>();
         json_schema!({ "description": "A duration, or `\"off\"`: no limit.", "anyOf": [{ "const": "off" }, span] })
+    }
+}
+
+impl JsonSchema for Share {
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "number", "description": "A number from 0 to 1: a part of a whole.", "minimum": 0, "maximum": 1,
+            "examples": [0.1, 0.5]
+        })
     }
 }
 

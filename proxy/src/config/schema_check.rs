@@ -108,6 +108,7 @@ fn holds(keyword: &str, rule: &Value, value: &Value) -> bool {
             "string" => value.is_string(),
             "boolean" => value.is_boolean(),
             "integer" => value.is_i64() || value.is_u64(),
+            "number" => value.is_number(),
             other => panic!("type {other:?}"),
         },
         "const" => value == rule,
@@ -120,8 +121,8 @@ fn holds(keyword: &str, rule: &Value, value: &Value) -> bool {
             let pattern = RegexBuilder::new(pattern).unicode(false).build().expect("a pattern");
             pattern.is_match(text.as_bytes())
         }),
-        "minimum" => value.as_i64().is_none_or(|number| rule.as_i64().is_some_and(|least| number >= least)),
-        "maximum" => value.as_i64().is_none_or(|number| rule.as_i64().is_some_and(|most| number <= most)),
+        "minimum" => value.as_f64().is_none_or(|number| rule.as_f64().is_some_and(|least| number >= least)),
+        "maximum" => value.as_f64().is_none_or(|number| rule.as_f64().is_some_and(|most| number <= most)),
         "minItems" => least(value.as_array().map(Vec::len)),
         other => panic!("the keyword {other:?} is not known here"),
     }

@@ -8,7 +8,7 @@ use super::control::Receiver;
 use super::files::Files;
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::Packet;
-use crate::handoff::{Hello, Tally, ToGate, memory};
+use crate::handoff::{Held, Hello, ToGate, memory};
 
 /// Everything that a gate runs on.
 pub(super) struct Equipment {
@@ -16,8 +16,7 @@ pub(super) struct Equipment {
     pub(super) stats: Stats,
     pub(super) listeners: Vec<Listening>,
     pub(super) files: Files,
-    /// The pairs that the keeper holds, from earlier gates.
-    pub(super) live: Vec<Tally>,
+    pub(super) held: Held,
     pub(super) admin: Option<OwnedFd>,
 }
 
@@ -43,9 +42,7 @@ pub(super) async fn receive(receiver: &mut Receiver<'_>) -> anyhow::Result<Optio
             }
             ToGate::Files { roles } => equipment.files.take(roles, fds)?,
             ToGate::Admin => equipment.admin = Some(only(fds).context("the admin listener's message")?),
-            ToGate::Live => {
-                equipment.live = memory::read(fds).context("cannot read which pairs the keeper holds")?;
-            }
+            ToGate::Held => equipment.held = memory::read(fds).context("cannot read what the keeper holds")?,
             ToGate::Start => return Ok(Some(equipment)),
             other => bail!("the keeper sent {other:?} before Start"),
         }
@@ -58,7 +55,7 @@ fn hello(packet: Packet<ToGate>) -> anyhow::Result<Equipment> {
     let memory = only(packet.fds).context("Hello")?;
     let stats = Stats::open(memory).context("cannot map the shared counters")?;
     let (listeners, files) = (Vec::new(), Files::default());
-    Ok(Equipment { hello: *hello, stats, listeners, files, live: Vec::new(), admin: None })
+    Ok(Equipment { hello: *hello, stats, listeners, files, held: Held::default(), admin: None })
 }
 
 fn only(fds: Vec<OwnedFd>) -> anyhow::Result<OwnedFd> {

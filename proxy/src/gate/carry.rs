@@ -23,6 +23,7 @@ use self::lane::{Budget, Lane, parts};
 use self::limits::{Due, Limits};
 pub(super) use self::patrol::Patrol;
 use super::admission::Permit;
+use super::fleet::Berth;
 use super::refusal::Refusal;
 use super::session::Quiesced;
 use super::stream::Stream;
@@ -142,11 +143,12 @@ struct Carry {
     /// With peers that do not read: with the client, with the backend.
     patience: [Patience; 2],
     _permit: Permit,
+    _berth: Berth,
 }
 
 // What one idle pair costs beside its TLS sessions and tokio's state of a task and two sockets, and its seat (32
 // bytes): no buffer may come in here.
-const _: () = assert!(size_of::<Carry>() + size_of_task(&carry_on) <= 576);
+const _: () = assert!(size_of::<Carry>() + size_of_task(&carry_on) <= 592);
 
 const fn size_of_task<F>(_: &impl Fn(Box<Carry>) -> F) -> usize {
     size_of::<F>()
@@ -172,6 +174,7 @@ impl Carry {
             parting: false,
             patience,
             _permit: pair.permit,
+            _berth: pair.berth,
         }
     }
 
@@ -320,7 +323,7 @@ impl Carry {
                 (failed.reason, told)
             }
         };
-        let Self { place, client, backend, _permit, .. } = self;
+        let Self { place, client, backend, _permit, _berth, .. } = self;
         let counters = Box::new(place.gate.stats.carried(slot));
         let closed = place.gate.control.send(&ToKeeper::CarriedClosed { slot, counters, reason }, &[]).await;
         if let Err(error) = closed {

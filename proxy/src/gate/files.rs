@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context as _;
 use zeroize::Zeroizing;
 
-use super::Gate;
 use super::tls::{Acceptor, Connector, Roots};
+use super::{Gate, sticky};
 use crate::config::Config;
-use crate::handoff::ToKeeper;
 use crate::handoff::files::{self, FileRole};
+use crate::handoff::{CookieKey, ToKeeper};
 use crate::observe::CertificateRow;
 
 /// Files as the keeper sends them.
@@ -47,6 +48,8 @@ pub(super) struct Loaded {
     acceptors: HashMap<u16, Arc<Acceptor>>,
     /// By the index of the backend; those that speak TLS.
     connectors: HashMap<u16, Arc<Connector>>,
+    /// By the index of the backend; those whose cookies have configured keys. The first one signs.
+    cookie_keys: HashMap<u16, Vec<CookieKey>>,
 }
 
 impl Loaded {
@@ -63,6 +66,12 @@ impl Loaded {
             let acceptor = acceptor.with_context(|| format!("listener {}", listener.bind))?;
             loaded.acceptors.insert(index, Arc::new(acceptor));
         }
+        for (index, backend) in (0..).zip(&config.backends) {
+            let Some(sticky) = backend.sticky.as_ref().filter(|sticky| !sticky.keys.is_empty()) else { continue };
+            let keys = (0..).zip(&sticky.keys).map(|(place, name)| cookie_key(files, (index, place), name)).collect();
+            let keys: anyhow::Result<_> = keys;
+            loaded.cookie_keys.insert(index, keys.with_context(|| format!("backend {:?}", backend.name))?);
+        }
         let mut roots = Roots::default();
         for (index, backend) in (0..).zip(&config.backends) {
             let Some(tls) = &backend.tls else { continue };
@@ -71,6 +80,12 @@ impl Loaded {
             loaded.connectors.insert(index, Arc::new(connector));
         }
         Ok(loaded)
+    }
+
+    /// What the cookies of a backend's clients are signed with: its own keys, or the one that every gate of the keeper's
+    /// has.
+    pub(super) fn cookie_keys(&self, backend: u16, common: &CookieKey) -> Vec<CookieKey> {
+        self.cookie_keys.get(&backend).cloned().unwrap_or_else(|| vec![common.clone()])
     }
 
     /// What the admin listener shows of the certificates.
@@ -93,6 +108,16 @@ impl Loaded {
     }
 }
 
+fn cookie_key(files: &Files, (backend, place): (u16, u16), name: &Path) -> anyhow::Result<CookieKey> {
+    let bytes = files.bytes(FileRole::CookieKey { backend, place })?;
+    sticky::key(&bytes).map_err(|length| {
+        let (name, least) = (name.display(), sticky::LEAST);
+        anyhow::anyhow!(
+            "{name}: a key for cookies has {least} bytes at least, and this one {length}; try `openssl rand -hex 32`"
+        )
+    })
+}
+
 /// What is in use now. A connection takes what it needs when it begins, and keeps it.
 pub(super) struct InUse(RwLock<Arc<Loaded>>);
 
@@ -107,12 +132,12 @@ impl InUse {
 
     /// A listener's TLS, if it has it.
     pub(super) fn acceptor(&self, listener: u16) -> Option<Arc<Acceptor>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).acceptors.get(&listener).cloned()
+        self.now().acceptors.get(&listener).cloned()
     }
 
     /// A backend's TLS, if it has it.
     pub(super) fn connector(&self, backend: u16) -> Option<Arc<Connector>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).connectors.get(&backend).cloned()
+        self.now().connectors.get(&backend).cloned()
     }
 }
 
@@ -127,6 +152,9 @@ pub(super) async fn reload(gate: &Arc<Gate>, files: Files, reload: u64) -> std::
     let ok = match made.map_err(anyhow::Error::from).flatten() {
         Ok(loaded) => {
             gate.certificates.set(loaded.certificates(&gate.config));
+            for (backend, fleet) in (0..).zip(&gate.fleets) {
+                fleet.set_keys(loaded.cookie_keys(backend, &gate.secret));
+            }
             *gate.loaded.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
             true
         }

@@ -18,18 +18,16 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
 use super::Gate;
+use super::dial::Errand;
 use super::exchange::AnswerBody;
+use super::fleet::Berth;
 use super::handshake::check_framing;
-use super::policy::Way;
 use super::pool::{Place, RequestBody, Sender};
-use super::proxy_header::Ends;
 use super::refusal::Refusal;
-use super::sticky::Kept;
 use super::upstream::{self, Failure};
-use crate::handoff::ConnId;
 
-/// Sends a request to a server of the way's backend, and gives its answer. The answer's body carries its connection, and gives it back when
-/// it has been read.
+/// Sends a request to a server, and gives its answer. The answer's body carries its connection, and gives it back when it
+/// has been read.
 ///
 /// Once the request may have been written nothing is tried again: the backend may have acted on it.
 /// Cancel safe: the connection is closed.
@@ -38,55 +36,48 @@ use crate::handoff::ConnId;
 /// No server can be reached; or the one that was asked closed, was late, or sent something that is no HTTP answer.
 pub(super) async fn forward(
     gate: &Arc<Gate>,
-    way: Way,
-    kept: Option<Kept>,
-    ends: Option<Ends>,
+    errand: Errand,
     request: Request<UnsyncBoxBody<Bytes, io::Error>>,
-    id: ConnId,
 ) -> Result<(u16, Response<AnswerBody>), Refusal> {
     let moved = Arc::new(AtomicU64::new(0));
     let mut request = request.map(|body| RequestBody::new(Counting { body, moved: moved.clone() }));
+    let patience = gate.config.timeouts(errand.way.route).http_response;
+    let mut search = gate.search(errand)?;
     loop {
-        let (server, mut sender, used) = reach(gate, way, kept, ends, id).await?;
-        let asked = ask(&mut sender, request, &moved, gate.config.timeouts(way.route).http_response).await;
-        match asked {
-            Ok(response) => return Ok((server, answered(response, sender, (way.backend, server), gate)?)),
+        let berth = search.next().await?;
+        let site = berth.site().ok_or(Refusal::Internal)?;
+        let place = (errand.way.backend, site.address.clone());
+        let (mut sender, used) = match gate.pool.take(&place) {
+            Some(sender) => (sender, true),
+            None => match connect(gate, &errand, &berth).await {
+                Ok(sender) => (sender, false),
+                Err(failure) => {
+                    search.failed(&berth, &failure);
+                    continue;
+                }
+            },
+        };
+        match ask(&mut sender, request, &moved, patience).await {
+            Ok(response) => return answered(response, Lease { sender, place, berth, gate: gate.clone() }),
             // The server closed it before the request was written: there is another one, or a new one.
             Err(Unanswered::Unsent(back)) if used => request = *back,
-            Err(Unanswered::Unsent(_)) => return Err(Refusal::BackendClosed),
+            Err(Unanswered::Unsent(back)) => {
+                request = *back;
+                search.failed(&berth, &Refusal::BackendClosed.into());
+            }
             Err(Unanswered::Failed(failure)) => {
-                let server = gate.server(way.backend, server).map(tracing::field::display);
-                tracing::info!(conn = %id, server, %failure, "no answer of the backend");
+                berth.failed(&failure);
+                let server = tracing::field::display(&place.1);
+                tracing::info!(conn = %errand.id, server, %failure, "no answer of the backend");
                 return Err(failure.refusal);
             }
         }
     }
 }
 
-/// A server of a backend with a connection to it, and whether that has been used before.
-async fn reach(
-    gate: &Arc<Gate>,
-    way: Way,
-    kept: Option<Kept>,
-    ends: Option<Ends>,
-    id: ConnId,
-) -> Result<(u16, Sender, bool), Refusal> {
-    let mut last = Refusal::BackendUnreachable;
-    for server in gate.turn(way.backend, kept) {
-        if let Some(sender) = gate.pool.take((way.backend, server)) {
-            return Ok((server, sender, true));
-        }
-        match connect(gate, way, server, ends).await {
-            Ok(sender) => return Ok((server, sender, false)),
-            Err(failure) => last = gate.passed_over(way.backend, server, id, &failure),
-        }
-    }
-    Err(last)
-}
-
 /// A new connection to a server.
-async fn connect(gate: &Arc<Gate>, way: Way, server: u16, ends: Option<Ends>) -> Result<Sender, Failure> {
-    let stream = gate.connect(way, server, ends).await?;
+async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<Sender, Failure> {
+    let stream = gate.connect(errand, berth).await?;
     let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits).await?;
     // Ends with the connection, which ends when its sender and its answer are dropped.
     tokio::spawn(async move {
@@ -129,24 +120,26 @@ async fn ask(
     }
 }
 
-fn answered(
-    response: Response<Incoming>,
-    sender: Sender,
-    place: Place,
-    gate: &Arc<Gate>,
-) -> Result<Response<AnswerBody>, Refusal> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+fn answered(response: Response<Incoming>, lease: Lease) -> Result<(u16, Response<AnswerBody>), Refusal> {
+    let checked = match response.status() {
         // Nobody asked for that.
-        return Err(Refusal::BackendUpgrade);
+        StatusCode::SWITCHING_PROTOCOLS => Err(Refusal::BackendUpgrade),
+        _ => check_framing(response.headers()),
+    };
+    if let Err(refusal) = checked {
+        lease.berth.failed(&refusal.into());
+        return Err(refusal);
     }
-    check_framing(response.headers())?;
-    Ok(response.map(|body| AnswerBody::new(Leased { body, lease: Some(Lease { sender, place, gate: gate.clone() }) })))
+    lease.berth.answered(response.status());
+    let server = lease.berth.server();
+    Ok((server, response.map(|body| AnswerBody::new(Leased { body, lease: Some(lease) }))))
 }
 
 /// A connection that an answer is still coming over.
 struct Lease {
     sender: Sender,
     place: Place,
+    berth: Berth,
     gate: Arc<Gate>,
 }
 
@@ -157,6 +150,7 @@ impl Lease {
         let backend = self.gate.config.backends.get(usize::from(self.place.0));
         let keep = backend.filter(|backend| backend.send_proxy.is_none()).map(|backend| backend.keep_alive);
         let Some(keep) = keep else { return };
+        drop(self.berth);
         tokio::spawn(async move {
             if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_ok() {
                 self.gate.pool.put(self.place, self.sender, keep);

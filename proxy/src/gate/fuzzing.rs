@@ -35,7 +35,7 @@ use super::sticky::Sticky;
 use super::stream::Stream;
 use super::upstream::{self, Answer};
 use crate::config::{self, Config, Forwarded, ForwardedHeader, Peers, SendProxy};
-use crate::handoff::Peer;
+use crate::handoff::{CookieKey, Peer};
 
 /// Routes of most kinds, plain HTTP on all but one.
 const CONFIG: &str = r#"
@@ -342,8 +342,12 @@ pub fn proxy_header(bytes: &[u8]) {
 /// # Panics
 /// It is not so.
 pub fn cookie(lines: &[u8]) {
-    let sticky =
-        Sticky::new(&config::Sticky::default(), "app", &["a:1".into(), "b:2".into()], &[vec![7; 32], vec![8; 32]]);
+    let sticky = Sticky::new(
+        &config::Sticky::default(),
+        "app",
+        &[(0, "a:1".into()), (1, "b:2".into())],
+        &[CookieKey([7; 32]), CookieKey([8; 32])],
+    );
     let mut headers = HeaderMap::new();
     for line in lines.split(|byte| *byte == b'\n').filter_map(|line| HeaderValue::from_bytes(line).ok()) {
         headers.append(COOKIE, line);

@@ -22,5 +22,6 @@ pub(super) async fn hand_over(pair: Quiesced, gate: &Gate) -> io::Result<()> {
     };
     gate.control.send(&ToKeeper::Pair(Box::new(new)), &[client.as_fd(), backend.as_fd()]).await?;
     pair.permit.hand_over();
+    pair.berth.hand_over();
     Ok(())
 }

@@ -62,7 +62,8 @@ impl<'a> Verdict<'a> {
 }
 
 impl Kind {
-    fn target(&self) -> &Target {
+    /// Whom it is for.
+    pub(super) fn target(&self) -> &Target {
         match self {
             Self::Handshake(opening) => &opening.target,
             Self::Plain(plain) => &plain.target,

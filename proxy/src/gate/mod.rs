@@ -9,8 +9,10 @@ mod boot;
 mod carrier;
 mod carry;
 mod control;
+mod dial;
 mod exchange;
 mod files;
+mod fleet;
 mod forward;
 mod front;
 #[cfg(any(fuzzing, test))]
@@ -30,9 +32,11 @@ mod pool;
 mod proxy_header;
 mod proxy_in;
 mod refusal;
+mod resolve;
 mod seats;
 mod session;
 mod slots;
+mod source;
 mod sticky;
 mod stream;
 mod tls;
@@ -48,36 +52,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
-use http::HeaderValue;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::admission::Admission;
-use self::balance::RoundRobin;
 use self::boot::Equipment;
 use self::carry::Patrol;
 use self::control::{Control, Receiver};
 use self::files::{Files, InUse, Loaded};
-use self::handshake::Scheme;
+use self::fleet::{Fleet, check, names};
 use self::listen::Port;
 use self::pages::Pages;
-use self::policy::{Routes, Way};
+use self::policy::Routes;
 use self::pool::Pool;
-use self::proxy_header::Ends;
-use self::refusal::{Outcome, Refusal};
+use self::refusal::Outcome;
 use self::seats::Seats;
-use self::session::{Note, now_ms};
+use self::session::Note;
 use self::slots::Slots;
-use self::sticky::{Kept, Sticky};
-use self::stream::Stream;
+use self::source::Sources;
 use self::tls::Arming;
-use self::upstream::{Dialling, Failure};
-use crate::config::{Address, Backend, Config, Relay, TlsEngineChoice};
+use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::stats::{CARRIED, Stats};
-use crate::handoff::{ConnId, Engine, Hello, MAX_MESSAGE, Tally, ToGate, ToKeeper, WhyNot};
+use crate::handoff::{ConnId, CookieKey, Engine, Held, MAX_MESSAGE, Tally, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
-use crate::observe::{self, Admin, Certificates, Snapshots};
+use crate::observe::{self, Admin, Backends, Certificates, OfGate, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
 const WORKERS: usize = 2;
@@ -93,8 +92,10 @@ struct Gate {
     routes: Routes,
     pages: Pages,
     /// By the index of the backend.
-    turns: Vec<RoundRobin>,
-    stickies: Vec<Option<Sticky>>,
+    fleets: Vec<Arc<Fleet>>,
+    /// By the index of the backend.
+    sources: Vec<Sources>,
+    secret: CookieKey,
     loaded: InUse,
     /// What the admin listener shows of what is loaded.
     certificates: Certificates,
@@ -160,7 +161,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let control = Arc::new(Control::new(control).context("cannot watch the control socket")?);
     let mut receiver = Receiver::new(&control);
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
-    let Equipment { hello, stats, listeners, files, live, admin } = equipment;
+    let Equipment { hello, stats, listeners, files, held, admin } = equipment;
     let stats = Arc::new(stats);
     let loaded = Loaded::make(&hello.config, &files, None)?;
     let certificates = Certificates::default();
@@ -170,13 +171,14 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
             0 => hello.capacity,
             most => most.min(hello.capacity),
         };
-        Admission::new(limit as usize, live.len(), admission::room_for_files())
+        Admission::new(limit as usize, held.pairs.len(), admission::room_for_files())
     };
     let gate = Arc::new(Gate {
         routes: Routes::new(&hello.config)?,
         pages: Pages::new(&hello.config)?,
-        stickies: stickies(&hello),
-        turns: hello.config.backends.iter().map(|backend| RoundRobin::new(backend.servers.len())).collect(),
+        fleets: fleets(&hello.config, &held, &loaded, &hello.secret)?,
+        sources: hello.config.backends.iter().map(|backend| Sources::new(&backend.source)).collect(),
+        secret: hello.secret,
         loaded: InUse::new(loaded),
         certificates: certificates.clone(),
         engine: hello.engine,
@@ -187,7 +189,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         arming: arming(hello.ktls, &hello.config.relay),
         admission,
         pool: Pool::default(),
-        seats: Seats::new(&hello.config, &live, stats),
+        seats: Seats::new(&hello.config, &held.pairs, stats),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
         config: hello.config,
@@ -205,23 +207,38 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let (snapshots, requests) = Snapshots::new();
     tasks.spawn(ask_for_snapshots(control.clone(), requests));
     if let Some(socket) = admin {
-        let admin =
-            Admin::new(snapshots.clone(), gate.stats.clone(), refusal::labels(), certificates, gate.config.clone());
+        let (stats, handshakes, of) = (gate.stats.clone(), refusal::labels(), gate.clone());
+        let backends: Backends = Arc::new(move || of.fleets.iter().map(|fleet| fleet.row()).collect());
+        let of_gate = OfGate { stats, handshakes, certificates, backends };
+        let admin = Admin::new(snapshots.clone(), of_gate, gate.config.clone());
         tasks.spawn(observe::serve(TcpListener::from(socket), admin));
+    }
+    for name in names::first(&gate).await {
+        tasks.spawn(names::watch(gate.clone(), name));
+    }
+    for (backend, _) in (0..).zip(&gate.fleets) {
+        tasks.spawn(check::watch(gate.clone(), backend));
     }
     control.send(&ToKeeper::Ready, &[]).await.context("cannot tell the keeper that the gate is ready")?;
     tracing::debug!("the gate is ready");
     listen_to_keeper(&mut receiver, &gate, &snapshots).await
 }
 
-/// By the index of the backend: those that have a cookie for their clients.
-fn stickies(hello: &Hello) -> Vec<Option<Sticky>> {
-    let sticky = |backend: &Backend| {
-        let servers: Vec<String> = backend.servers.iter().map(ToString::to_string).collect();
-        let settings = backend.sticky.as_ref()?;
-        Some(Sticky::new(settings, &backend.name, &servers, &[hello.secret.0.to_vec()]))
-    };
-    hello.config.backends.iter().map(sticky).collect()
+/// By the index of the backend: its servers, with the pairs that earlier gates' clients have on them.
+fn fleets(config: &Config, held: &Held, loaded: &Loaded, secret: &CookieKey) -> anyhow::Result<Vec<Arc<Fleet>>> {
+    let fleets: Vec<_> = (0..)
+        .zip(&config.backends)
+        .map(|(backend, settings)| {
+            let found = held.found.iter().filter(|found| found.backend == backend);
+            Fleet::new(settings, found, loaded.cookie_keys(backend, secret)).map(Arc::new)
+        })
+        .collect::<anyhow::Result<_>>()?;
+    for pair in &held.pairs {
+        if let Some(fleet) = fleets.get(usize::from(pair.backend)) {
+            fleet.found_on(pair.server);
+        }
+    }
+    Ok(fleets)
 }
 
 fn arming(ability: Ability, relay: &Relay) -> Arming {
@@ -275,75 +292,10 @@ impl Gate {
     fn closed(&self, pairs: &[Tally]) {
         self.admission.closed(pairs.len());
         self.seats.closed(pairs);
-    }
-
-    /// The address of a server, for the log.
-    fn server(&self, backend: u16, server: u16) -> Option<&Address> {
-        self.config.backends.get(usize::from(backend))?.servers.get(usize::from(server))
-    }
-
-    /// The order in which a request tries a backend's servers: the client's own first, if it has one.
-    fn turn(&self, backend: u16, kept: Option<Kept>) -> impl Iterator<Item = u16> + use<> {
-        let own = kept.map(|kept| kept.server);
-        let turn = self.turns.get(usize::from(backend)).map(RoundRobin::turn);
-        let others = turn.into_iter().flatten().filter_map(|server| u16::try_from(server).ok());
-        own.into_iter().chain(others.filter(move |server| Some(*server) != own))
-    }
-
-    /// The cookie of a backend's clients, if they have one.
-    fn sticky(&self, backend: u16) -> Option<&Sticky> {
-        self.stickies.get(usize::from(backend))?.as_ref()
-    }
-
-    /// The Set-Cookie for a client that has been answered by this server, if it needs one.
-    fn stick(&self, backend: u16, server: u16, kept: Option<Kept>, scheme: Scheme) -> Option<HeaderValue> {
-        let good = kept.is_some_and(|kept| kept.server == server && !kept.renew);
-        self.sticky(backend).filter(|_| !good)?.issue(server, scheme == Scheme::Tls, now_ms() / 1000)
-    }
-
-    /// Logs that a server is passed over. Returns what it would mean if it was the last.
-    fn passed_over(&self, backend: u16, server: u16, id: ConnId, failure: &Failure) -> Refusal {
-        let name = self.config.backends.get(usize::from(backend)).map(|backend| &backend.name);
-        let server = self.server(backend, server).map(tracing::field::display);
-        tracing::info!(conn = %id, backend = name, server, %failure, "dial failed");
-        failure.refusal
-    }
-
-    /// Connects to a server. One that wants to know is told the client's `ends` in a PROXY header.
-    ///
-    /// # Errors
-    /// It cannot be reached.
-    async fn connect(&self, way: Way, server: u16, ends: Option<Ends>) -> Result<Stream, Failure> {
-        let (Some(address), Some(configured)) =
-            (self.server(way.backend, server), self.config.backends.get(usize::from(way.backend)))
-        else {
-            return Err(Refusal::Internal.into());
-        };
-        let tls = self.loaded.connector(way.backend);
-        let hello = configured.send_proxy.map(|version| proxy_header::write(version, ends)).transpose();
-        let hello = hello.map_err(|_| Refusal::Internal)?.unwrap_or_default();
-        let patience = self.config.timeouts(way.route).dial;
-        Dialling { hello: &hello, tls: tls.as_deref(), arming: &self.arming, patience }.dial(address).await
-    }
-
-    /// Connects to a server of a backend.
-    ///
-    /// # Errors
-    /// What the last dial said.
-    async fn dial(
-        &self,
-        way: Way,
-        kept: Option<Kept>,
-        ends: Option<Ends>,
-        id: ConnId,
-    ) -> Result<(u16, Stream), Refusal> {
-        let mut last = Refusal::BackendUnreachable;
-        for server in self.turn(way.backend, kept) {
-            match self.connect(way, server, ends).await {
-                Ok(stream) => return Ok((server, stream)),
-                Err(failure) => last = self.passed_over(way.backend, server, id, &failure),
+        for pair in pairs {
+            if let Some(fleet) = self.fleet(pair.backend) {
+                fleet.left(pair.server);
             }
         }
-        Err(last)
     }
 }

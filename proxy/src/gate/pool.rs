@@ -9,14 +9,17 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep};
 
+use crate::config::Address;
+
 /// A request's body on its way to a backend.
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// The sending half of a connection that hyper drives in a task of its own.
 pub(super) type Sender = SendRequest<RequestBody>;
 
-/// A server: the index of its backend, and its own among that backend's.
-pub(super) type Place = (u16, u16);
+/// A server: the index of its backend, and its address. (Its own index may be another server's by the time that a
+/// connection comes back.)
+pub(super) type Place = (u16, Address);
 
 /// How many idle connections there may be to one server. 32: as many requests at the same time begin without a
 /// handshake; more would hold files that WebSockets need.
@@ -47,9 +50,9 @@ impl Idle {
 
 impl Pool {
     /// One to this server that can take a request, the one that was used last.
-    pub(super) fn take(&self, place: Place) -> Option<Sender> {
+    pub(super) fn take(&self, place: &Place) -> Option<Sender> {
         let (mut idle, now) = (self.idle(), Instant::now());
-        let idle = idle.get_mut(&place)?;
+        let idle = idle.get_mut(place)?;
         std::iter::from_fn(|| idle.pop()).find(|idle| idle.is_good(now)).map(|idle| idle.sender)
     }
 

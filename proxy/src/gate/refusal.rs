@@ -200,6 +200,15 @@ refusals! {
     /// The client's address is in `deny`, or not in `allow`, of `[access]` or of the route.
     AddressDenied: 62, FORBIDDEN, "http_request_denied", "address-denied",
         "clients with this address may not connect here";
+    /// No server of the backend takes requests: all are draining, or names stand for none.
+    NoServer: 64, SERVICE_UNAVAILABLE, "destination_unavailable", "no-server",
+        "no server of this service is available";
+    /// Every server of the backend has as many connections as its `max_connections` allows, and the queue is full.
+    ServersFull: 65, SERVICE_UNAVAILABLE, "connection_limit_reached", "servers-full",
+        "the servers of this service have no room for another connection";
+    /// No server of the backend has had room within `queue.timeout`.
+    QueueTimeout: 66, SERVICE_UNAVAILABLE, "connection_limit_reached", "queue-timeout",
+        "the servers of this service have had no room in time";
 }
 
 /// How a handshake ended, for the counters.

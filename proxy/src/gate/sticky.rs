@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,6 +15,7 @@ use cookie::{Cookie, SameSite};
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use crate::config;
+use crate::handoff::CookieKey;
 
 const VERSION: u8 = 1;
 const TAG: usize = 8;
@@ -29,44 +31,68 @@ pub(super) struct Sticky {
     keys: Vec<Signer>,
 }
 
+/// The fewest bytes that a file with a key may have: as many as HMAC-SHA256 gives out (RFC 2104 §3).
+pub(super) const LEAST: usize = 32;
+
+/// The key that a file holds. White space around it is no part of it.
+///
+/// # Errors
+/// How many bytes there are, if that is too few.
+pub(super) fn key(file: &[u8]) -> Result<CookieKey, usize> {
+    let bytes = file.trim_ascii();
+    if bytes.len() < LEAST {
+        return Err(bytes.len());
+    }
+    let mut key = CookieKey([0; 32]);
+    // Of whatever length they are, as HMAC itself does with long keys.
+    key.0.iter_mut().zip(digest(&SHA256, bytes).as_ref()).for_each(|(to, from)| *to = *from);
+    Ok(key)
+}
+
 /// A key with what it makes of the servers.
 struct Signer {
     key: hmac::Key,
-    tags: Vec<[u8; TAG]>,
+    /// By the servers' indices.
+    tags: Vec<(u16, [u8; TAG])>,
 }
 
 /// What a client's cookie says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
-    /// The client's server, by its place in the configuration.
+    /// The index of the client's server.
     pub(super) server: u16,
     /// The cookie is good still, but a new one is due: half of its time is over, or its key is on its way out.
     pub(super) renew: bool,
 }
 
 impl Signer {
-    fn new(secret: &[u8], backend: &str, servers: &[String]) -> Self {
+    fn new(secret: &CookieKey, backend: &str, servers: &[(u16, String)]) -> Self {
         // A key of its own for every backend: the cookie of one is nothing to another.
-        let root = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &secret.0);
         let own = hmac::sign(&root, format!("sluice sticky {backend}").as_bytes());
         let key = hmac::Key::new(hmac::HMAC_SHA256, own.as_ref());
-        let tag = |server: &String| {
+        let tag = |(index, server): &(u16, String)| {
             let mac = hmac::sign(&key, format!("server {server}").as_bytes());
             let mut tag = [0; TAG];
             tag.iter_mut().zip(mac.as_ref()).for_each(|(to, from)| *to = *from);
-            tag
+            (*index, tag)
         };
         Self { tags: servers.iter().map(tag).collect(), key }
     }
 
     fn server(&self, tag: &[u8]) -> Option<u16> {
-        self.tags.iter().position(|known| known == tag).and_then(|place| u16::try_from(place).ok())
+        self.tags.iter().find(|(_, known)| known == tag).map(|(index, _)| *index)
     }
 }
 
 impl Sticky {
-    /// `secrets`: at least one. `servers`: addresses as the configuration writes them.
-    pub(super) fn new(settings: &config::Sticky, backend: &str, servers: &[String], secrets: &[Vec<u8>]) -> Self {
+    /// `servers`: their indices and their addresses, as the configuration writes them. `secrets`: one at least.
+    pub(super) fn new(
+        settings: &config::Sticky,
+        backend: &str,
+        servers: &[(u16, String)],
+        secrets: &[CookieKey],
+    ) -> Self {
         let same_site = match settings.same_site {
             config::SameSite::Lax => SameSite::Lax,
             config::SameSite::Strict => SameSite::Strict,
@@ -106,7 +132,7 @@ impl Sticky {
     /// `None` only for a server that is not there.
     pub(super) fn issue(&self, server: u16, secure: bool, now: u64) -> Option<HeaderValue> {
         let signer = self.keys.first()?;
-        let tag = signer.tags.get(usize::from(server))?;
+        let (_, tag) = signer.tags.iter().find(|(index, _)| *index == server)?;
         let expiry = u32::try_from(now.saturating_add(self.lifetime.as_secs())).unwrap_or(u32::MAX);
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(&expiry.to_be_bytes());

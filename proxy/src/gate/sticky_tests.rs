@@ -13,8 +13,8 @@ fn sticky(servers: &[&str], secrets: &[&str]) -> Sticky {
 
 fn named(backend: &str, servers: &[&str], secrets: &[&str]) -> Sticky {
     let settings = config::Sticky { lifetime: Duration::from_secs(DAY), ..config::Sticky::default() };
-    let servers: Vec<String> = servers.iter().map(|server| (*server).to_owned()).collect();
-    let secrets: Vec<Vec<u8>> = secrets.iter().map(|secret| secret.as_bytes().to_vec()).collect();
+    let servers: Vec<_> = (0..).zip(servers.iter().map(|server| (*server).to_owned())).collect();
+    let secrets: Vec<_> = secrets.iter().map(|secret| key(secret.repeat(LEAST).as_bytes()).unwrap()).collect();
     Sticky::new(&settings, backend, &servers, &secrets)
 }
 

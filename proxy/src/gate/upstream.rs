@@ -15,10 +15,11 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::fleet::Berth;
 use super::refusal::Refusal;
+use super::source::Sources;
 use super::stream::Stream;
 use super::tls::{self, Arming, Connector};
 use super::unix;
@@ -33,6 +34,15 @@ pub(super) enum Answer {
     Switch(Switched),
     /// Anything else, with its body as it comes.
     Other(Response<Bounded>),
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Switch(_) => StatusCode::SWITCHING_PROTOCOLS,
+            Self::Other(response) => response.status(),
+        }
+    }
 }
 
 /// A backend that has answered 101.
@@ -57,6 +67,13 @@ pub(super) struct Failure {
 impl Failure {
     fn new(refusal: Refusal, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { refusal, cause: Some(cause.into()) }
+    }
+}
+
+impl Failure {
+    /// Whether the server is at fault: not we, who are short of ports, nor the client, whose body broke off.
+    pub(super) fn is_the_servers(&self) -> bool {
+        !matches!(self.refusal, Refusal::Full | Refusal::Internal | Refusal::Framing)
     }
 }
 
@@ -86,20 +103,21 @@ pub(super) struct Dialling<'a> {
     /// With it, TLS is spoken.
     pub(super) tls: Option<&'a Connector>,
     pub(super) arming: &'a Arming,
+    pub(super) sources: &'a Sources,
     /// How long the connect may take, and then the TLS handshake.
     pub(super) patience: Duration,
 }
 
 impl Dialling<'_> {
-    /// Connects to one server.
+    /// Connects to one server, whose name this is if it has one. Cancel safe.
     ///
     /// # Errors
     /// It cannot be reached, or no TLS session comes of it: nothing has been asked of it then.
-    pub(super) async fn dial(&self, server: &Address) -> Result<Stream, Failure> {
+    pub(super) async fn dial(&self, server: &Address, host: Option<&str>) -> Result<Stream, Failure> {
         let connect = async {
             let mut stream = match server {
                 Address::Inet(address) => {
-                    let stream = TcpStream::connect(address).await?;
+                    let stream = self.sources.connect(*address).await?;
                     stream.set_nodelay(true)?;
                     stream
                 }
@@ -115,7 +133,7 @@ impl Dialling<'_> {
         let Some(connector) = self.tls else {
             return Ok(if ip.is_some() { Stream::Plain(stream) } else { Stream::Unix(stream) });
         };
-        let secured = timeout(self.patience, tls::connect(stream, connector, ip, self.arming)).await;
+        let secured = timeout(self.patience, tls::connect(stream, connector, (host, ip), self.arming)).await;
         let late = |_| Failure::new(Refusal::BackendTimeout, "its TLS handshake");
         // Closed or reset before the end of the handshake, it has failed as well.
         secured.map_err(late)?.map_err(|error| Failure::new(tls::failure(&error).unwrap_or(Refusal::BackendTls), error))
@@ -185,7 +203,13 @@ async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limit
         return switched(response, connection).await.map(Answer::Switch);
     }
     let left = limits.response_body;
-    Ok(Answer::Other(response.map(|body| Bounded { body, connection: Some(Box::new(connection)), left, cut: Cut::No })))
+    Ok(Answer::Other(response.map(|body| Bounded {
+        body,
+        connection: Some(Box::new(connection)),
+        left,
+        cut: Cut::No,
+        _berth: None,
+    })))
 }
 
 async fn switched(response: Response<Incoming>, mut connection: Connection<Empty<Bytes>>) -> Result<Switched, Failure> {
@@ -226,6 +250,15 @@ pub(super) struct Bounded {
     connection: Option<Box<Connection<Empty<Bytes>>>>,
     left: usize,
     cut: Cut,
+    /// The place on the server that it comes from.
+    _berth: Option<Berth>,
+}
+
+impl Bounded {
+    /// With the place on its server, which is taken as long as the body is there.
+    pub(super) fn on(self, berth: Berth) -> Self {
+        Self { _berth: Some(berth), ..self }
+    }
 }
 
 /// How far the cutting of a body is.

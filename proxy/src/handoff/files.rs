@@ -55,6 +55,13 @@ pub enum FileRole {
         /// Which backend.
         backend: u16,
     },
+    /// A key for the cookies of a backend's clients.
+    CookieKey {
+        /// Which backend.
+        backend: u16,
+        /// Which of its keys; 0: the one that signs.
+        place: u16,
+    },
 }
 
 /// Every file that the configuration names, with its place in the file system.
@@ -70,6 +77,8 @@ pub fn named(config: &Config) -> Vec<(FileRole, PathBuf)> {
         files.extend(tls.client_auth.iter().map(|auth| (FileRole::ClientCa { listener }, auth.ca.clone())));
     }
     for (backend, settings) in (0..).zip(&config.backends) {
+        let keys = settings.sticky.iter().flat_map(|sticky| &sticky.keys);
+        files.extend((0..).zip(keys).map(|(place, key)| (FileRole::CookieKey { backend, place }, key.clone())));
         let Some(tls) = &settings.tls else { continue };
         let roles = [
             (FileRole::BackendCa { backend }, &tls.ca),
@@ -143,10 +152,10 @@ mod tests {
         let text = "[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.tls]\ncertificate = \"a\"\nkey = \"b\"\n\
                     certificates = [{ certificate = \"c\", key = \"d\" }]\nclient_auth = { ca = \"e\" }\n\
                     [[route]]\nbackend = \"x\"\n[[backend]]\nname = \"x\"\nservers = [\"127.0.0.1:9\"]\n\
-                    tls = { ca = \"f\", certificate = \"g\", key = \"h\" }\n";
+                    sticky = { keys = [\"f\", \"g\"] }\ntls = { ca = \"h\", certificate = \"i\", key = \"j\" }\n";
         let files = named(&Config::parse(text, "test").unwrap());
         let paths: Vec<_> = files.iter().map(|(_, path)| path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["a", "b", "c", "d", "e", "f", "g", "h"]);
+        assert_eq!(paths, ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
         assert_eq!(files[3].0, FileRole::Key { listener: 0, place: 1 });
     }
 }

@@ -6,6 +6,7 @@
 
 use proxy_common::layout::PairCounters;
 use serde::{Deserialize, Serialize};
+use zeroize::ZeroizeOnDrop;
 
 use crate::config::Config;
 use crate::ktls::{Ability, Leg, Why};
@@ -13,12 +14,14 @@ use files::FileRole;
 
 pub mod close;
 pub mod files;
+mod found;
 pub mod memory;
 mod peer;
 pub mod stats;
 mod tally;
 pub mod wire;
 
+pub use found::{Found, Held, MOST_FOUND};
 pub use peer::{Peer, canonical};
 pub use tally::{TALLIES, Tally};
 
@@ -239,9 +242,9 @@ pub enum ToGate {
     },
     /// The admin listening socket: one descriptor.
     Admin,
-    /// Every pair that the keeper holds, from earlier gates. One descriptor: a [`memory`] with a `Vec<Tally>`, since
-    /// all of them may be more than the socket takes before the gate reads.
-    Live,
+    /// What the keeper holds from earlier gates. One descriptor: a [`memory`] with a [`Held`], since that may be more than
+    /// the socket takes before the gate reads.
+    Held,
     /// Everything has been sent: begin.
     Start,
     /// The files that have been sent since the last such message, together all that there are, take the place of the
@@ -279,8 +282,8 @@ pub struct Hello {
     pub secret: CookieKey,
 }
 
-/// What cookies are signed with. It shows itself to no log.
-#[derive(Clone, Serialize, Deserialize)]
+/// What cookies are signed with. It shows itself to no log, and is wiped when it is dropped.
+#[derive(Clone, Serialize, Deserialize, ZeroizeOnDrop)]
 pub struct CookieKey(pub [u8; 32]);
 
 impl std::fmt::Debug for CookieKey {
@@ -322,6 +325,9 @@ pub enum ToKeeper {
         /// Whether the files are in use now. If not, the others still are.
         ok: bool,
     },
+    /// A server that was found by a name, or that the name stands for no more. It comes before the first pair that is on
+    /// it.
+    Found(Found),
     /// Send a [`ToGate::Snapshot`].
     Snapshot {
         /// Comes back with the answer.
@@ -346,6 +352,8 @@ pub struct Snapshot {
     pub gate_starts: u64,
     /// Times that changed files were to be taken into use: with success, and without.
     pub reloads: [u64; 2],
+    /// Servers that were found by names.
+    pub found: Vec<Found>,
     /// CLOCK_MONOTONIC_COARSE when this was made, in nanoseconds.
     pub now_ns: u64,
 }

@@ -15,6 +15,7 @@ mod snapshot;
 mod table;
 mod timers;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -27,7 +28,8 @@ use crate::config::{Config, EngineChoice, TlsEngineChoice};
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Packet, Received};
 use crate::handoff::{
-    self, CookieKey, Facts, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, Tally, ToGate, ToKeeper, WhyNot, memory,
+    self, CookieKey, Facts, Found, Held, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, Snapshot, Tally, ToGate, ToKeeper,
+    WhyNot, memory,
 };
 use crate::kernel::{Kernel, probe};
 use crate::ktls::Ability;
@@ -91,6 +93,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let keeper = Keeper {
         gate: GateProcess::new(),
         carried: Carried::new(Arc::new(stats)),
+        found: BTreeMap::new(),
         config,
         capacity,
         ktls,
@@ -153,6 +156,8 @@ struct Keeper {
     listeners: Listeners,
     stats_file: OwnedFd,
     carried: Carried,
+    /// By backend and server.
+    found: BTreeMap<(u16, u16), Found>,
     gate: GateProcess,
     relay: Relay,
     buffer: Vec<u8>,
@@ -255,8 +260,9 @@ impl Keeper {
         if let Some(admin) = &self.listeners.admin {
             wire::send(control, &ToGate::Admin, &[admin.as_fd()])?;
         }
-        let live: Vec<Tally> = self.relay.table.iter().map(|(_, pair)| Tally::from(&pair.facts)).collect();
-        wire::send(control, &ToGate::Live, &[memory::write("sluice-live", &live)?.as_fd()])?;
+        let pairs = self.relay.table.iter().map(|(_, pair)| Tally::from(&pair.facts)).collect();
+        let held = Held { pairs, found: self.found.values().cloned().collect() };
+        wire::send(control, &ToGate::Held, &[memory::write("sluice-held", &held)?.as_fd()])?;
         wire::send(control, &ToGate::Start, &[])?;
         Ok(())
     }
@@ -304,6 +310,10 @@ impl Keeper {
                 self.carried.close(slot, &counters, reason, &mut self.relay.ended);
             }
             ToKeeper::Reloaded { reload, ok } => self.files.answered(reload, ok),
+            ToKeeper::Found(found) if found.is_sane(&self.config) => {
+                self.found.insert((found.backend, found.server), found);
+            }
+            ToKeeper::Found(_) => tracing::error!("the gate found a server for a backend that does not exist"),
             ToKeeper::Snapshot { request } => self.answer_snapshot(request),
         }
     }
@@ -327,12 +337,15 @@ impl Keeper {
         let server = self.config.backends.get(usize::from(facts.backend));
         usize::from(facts.listener) < self.config.listeners.len()
             && usize::from(facts.route) < self.config.routes.len()
-            && server.is_some_and(|backend| usize::from(facts.server) < backend.servers.len())
+            && (server.is_some_and(|backend| usize::from(facts.server) < backend.servers.len())
+                || self.found.contains_key(&(facts.backend, facts.server)))
     }
 
     fn answer_snapshot(&mut self, request: u64) {
         let Some(control) = self.gate.control() else { return };
+        let found = self.found.values().cloned().collect();
         let snapshot = snapshot::take(&self.relay, &self.carried, self.gate.starts, self.files.reloads);
+        let snapshot = Snapshot { found, ..snapshot };
         let sent = memory::write("sluice-snapshot", &snapshot)
             .and_then(|file| wire::send(control, &ToGate::Snapshot { request }, &[file.as_fd()]));
         if let Err(error) = sent {

@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::{CertificateRow, Certificates, Snapshots, connections, metrics};
+use super::metrics::PageOfGate;
+use super::{Backends, Certificates, Snapshots, connections, metrics};
 use crate::config::Config;
 use crate::handoff::Snapshot;
 use crate::handoff::stats::Stats;
@@ -37,24 +38,27 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// What the admin listener shows, and where it has it from.
 pub struct Admin {
     snapshots: Snapshots,
-    stats: Arc<Stats>,
-    /// Places in [`Stats::handshakes`] with the labels `result` and `reason`.
-    handshakes: Vec<(usize, &'static str, &'static str)>,
-    certificates: Certificates,
+    of_gate: OfGate,
     config: Config,
 }
 
+/// What only the gate knows.
+pub struct OfGate {
+    /// Its counters.
+    pub stats: Arc<Stats>,
+    /// What the places of [`Stats::handshakes`] mean: the labels `result` and `reason`.
+    pub handshakes: Vec<(usize, &'static str, &'static str)>,
+    /// The certificates of its listeners.
+    pub certificates: Certificates,
+    /// The servers behind it.
+    pub backends: Backends,
+}
+
 impl Admin {
-    /// `handshakes` says what the places of [`Stats::handshakes`] mean: the labels `result` and `reason`.
+    /// Where everything is had from.
     #[must_use]
-    pub fn new(
-        snapshots: Snapshots,
-        stats: Arc<Stats>,
-        handshakes: Vec<(usize, &'static str, &'static str)>,
-        certificates: Certificates,
-        config: Config,
-    ) -> Self {
-        Self { snapshots, stats, handshakes, certificates, config }
+    pub fn new(snapshots: Snapshots, of_gate: OfGate, config: Config) -> Self {
+        Self { snapshots, of_gate, config }
     }
 }
 
@@ -115,13 +119,7 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
         Ok(snapshot) => snapshot,
         Err(error) => return plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     };
-    let rendering = Rendering {
-        handshakes: admin.stats.handshakes(),
-        clients: admin.stats.clients(),
-        labels: admin.handshakes.clone(),
-        certificates: admin.certificates.rows(),
-        config: admin.config.clone(),
-    };
+    let rendering = Rendering { page: admin.of_gate.page(), config: admin.config.clone() };
     // Ten thousand pairs take some tens of milliseconds, which belong to no handshake's thread.
     let rendered = tokio::task::spawn_blocking(move || render(&snapshot, &rendering)).await;
     match rendered {
@@ -132,19 +130,27 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
 
 /// What is needed beside the snapshot.
 struct Rendering {
-    handshakes: [u64; crate::handoff::stats::RESULTS],
-    clients: [u64; 2],
-    labels: Vec<(usize, &'static str, &'static str)>,
-    certificates: Vec<CertificateRow>,
+    page: PageOfGate,
     config: Config,
 }
 
+impl OfGate {
+    fn page(&self) -> PageOfGate {
+        let counts = self.stats.handshakes();
+        let handshakes = self.handshakes.iter();
+        let handshakes =
+            handshakes.filter_map(|(place, result, reason)| Some((*result, *reason, *counts.get(*place)?))).collect();
+        PageOfGate {
+            handshakes,
+            clients: self.stats.clients(),
+            certificates: self.certificates.rows(),
+            backends: (self.backends)(),
+        }
+    }
+}
+
 fn metrics_text(snapshot: &Snapshot, rendering: &Rendering) -> Option<String> {
-    let handshakes = rendering.labels.iter();
-    let handshakes = handshakes
-        .filter_map(|(place, result, reason)| Some((*result, *reason, *rendering.handshakes.get(*place)?)))
-        .collect();
-    metrics::render(snapshot, handshakes, rendering.clients, rendering.certificates.clone()).ok()
+    metrics::render(snapshot, rendering.page.clone()).ok()
 }
 
 fn connections_text(snapshot: &Snapshot, rendering: &Rendering) -> Option<String> {

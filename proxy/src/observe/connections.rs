@@ -1,6 +1,6 @@
 //! `GET /connections`: one JSON object per live pair.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use proxy_common::layout::{DirCounters, Direction};
@@ -59,15 +59,31 @@ struct Size {
 /// None that the types allow.
 pub(super) fn render(snapshot: &Snapshot, config: &Config) -> serde_json::Result<String> {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    let list: Vec<_> = snapshot.pairs.iter().map(|row| connection(row, config, now_ms, snapshot.now_ns)).collect();
+    let found = snapshot.found.iter().map(|found| ((found.backend, found.server), found));
+    let found: HashMap<_, _> = found.collect();
+    let list: Vec<_> = snapshot
+        .pairs
+        .iter()
+        .map(|row| {
+            let server = (row.facts.backend, row.facts.server);
+            let found = found.get(&server).map(|found| found.address.to_string());
+            let server = found.or_else(|| config.server(server.0, server.1).map(ToString::to_string));
+            connection(row, config, server, now_ms, snapshot.now_ns)
+        })
+        .collect();
     serde_json::to_string(&list)
 }
 
-fn connection<'a>(row: &PairRow, config: &'a Config, now_ms: u64, now_ns: u64) -> Connection<'a> {
+fn connection<'a>(
+    row: &PairRow,
+    config: &'a Config,
+    server: Option<String>,
+    now_ms: u64,
+    now_ns: u64,
+) -> Connection<'a> {
     let facts = &row.facts;
     let listener = config.listeners.get(usize::from(facts.listener));
     let backend = config.backends.get(usize::from(facts.backend));
-    let server = backend.and_then(|backend| backend.servers.get(usize::from(facts.server)));
     let age_seconds = now_ms.saturating_sub(facts.accepted_ms) as f64 / 1e3;
     let last = row.counters.dirs.iter().map(|counters| counters.last_activity_ns).max().unwrap_or_default();
     let [to_backend, to_client] = Direction::ALL.map(|direction| {
@@ -83,7 +99,7 @@ fn connection<'a>(row: &PairRow, config: &'a Config, now_ms: u64, now_ns: u64) -
             path: route.path.to_string(),
         }),
         backend: backend.map(|backend| backend.name.as_str()),
-        server: server.map(ToString::to_string),
+        server,
         tls: listener.is_some_and(|listener| listener.tls.is_some()),
         engine: row.engine.label(),
         why: row.why_not.map(|why| why.label()),

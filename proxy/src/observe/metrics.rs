@@ -12,24 +12,27 @@ use prometheus_client::registry::Registry;
 use proxy_common::layout::{DirCounters, Direction, PairCounters};
 use proxy_common::scan::{OPCODES, bucket_limit};
 
-use super::CertificateRow;
+use super::{BackendRow, CertificateRow, ServerRow};
 use crate::handoff::{Engine, Snapshot};
 
-/// Handshakes by `result` and `reason`.
-pub(super) type Handshakes = Vec<(&'static str, &'static str, u64)>;
+/// What only the gate knows, at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PageOfGate {
+    /// Handshakes by `result` and `reason`.
+    pub(super) handshakes: Vec<(&'static str, &'static str, u64)>,
+    /// Clients that are remembered for their limits, and those forgotten.
+    pub(super) clients: [u64; 2],
+    pub(super) certificates: Vec<CertificateRow>,
+    pub(super) backends: Vec<BackendRow>,
+}
 
 /// The whole page.
 ///
 /// # Errors
 /// None that writing to a string can have.
-pub(super) fn render(
-    snapshot: &Snapshot,
-    handshakes: Handshakes,
-    clients: [u64; 2],
-    certificates: Vec<CertificateRow>,
-) -> Result<String, fmt::Error> {
+pub(super) fn render(snapshot: &Snapshot, of_gate: PageOfGate) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page::new(snapshot, handshakes, clients, certificates)));
+    registry.register_collector(Box::new(Page::new(snapshot, of_gate)));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -47,14 +50,11 @@ struct Page {
     flips: u64,
     gate_starts: u64,
     reloads: [u64; 2],
-    handshakes: Handshakes,
-    /// Remembered, and forgotten.
-    clients: [u64; 2],
-    certificates: Vec<CertificateRow>,
+    of_gate: PageOfGate,
 }
 
 impl Page {
-    fn new(snapshot: &Snapshot, handshakes: Handshakes, clients: [u64; 2], certificates: Vec<CertificateRow>) -> Self {
+    fn new(snapshot: &Snapshot, of_gate: PageOfGate) -> Self {
         let (mut live, mut by_engine) = ([0; Engine::ALL.len()], snapshot.ended);
         for row in &snapshot.pairs {
             let place = Engine::ALL.iter().position(|engine| *engine == row.engine).unwrap_or_default();
@@ -74,9 +74,7 @@ impl Page {
             flips: snapshot.flips,
             gate_starts: snapshot.gate_starts,
             reloads: snapshot.reloads,
-            handshakes,
-            clients,
-            certificates,
+            of_gate,
         }
     }
 
@@ -119,7 +117,8 @@ impl Collector for Page {
         self.sizes(encoder)?;
         self.events(encoder)?;
         self.limits(encoder)?;
-        self.files(encoder)
+        self.files(encoder)?;
+        self.backends(encoder)
     }
 }
 
@@ -168,7 +167,7 @@ impl Page {
     }
 
     fn events(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let handshakes = self.handshakes.iter();
+        let handshakes = self.of_gate.handshakes.iter();
         let handshakes = handshakes.map(|(result, reason, count)| ([("result", *result), ("reason", *reason)], *count));
         counter(encoder, "sluice_handshakes", "Handshakes by how they ended", handshakes)?;
         let codes = self.close_codes.iter().map(|(direction, code, count)| {
@@ -185,11 +184,11 @@ impl Page {
 
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let (name, help) = ("sluice_client_addresses", "Clients that are remembered for their limits");
-        let gauge = ConstGauge::new(self.clients[0]);
+        let gauge = ConstGauge::new(self.of_gate.clients[0]);
         gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         let help =
             "Clients that were forgotten while their rate was still to be remembered: limits.per_client.addresses";
-        lone_counter(encoder, "sluice_client_addresses_evicted", help, self.clients[1])
+        lone_counter(encoder, "sluice_client_addresses_evicted", help, self.of_gate.clients[1])
     }
 
     fn files(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -199,9 +198,57 @@ impl Page {
         counter(encoder, "sluice_certificate_reloads", help, reloads)?;
         let (name, help) = ("sluice_certificate_not_after_timestamp_seconds", "When a listener's certificate ends");
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for row in &self.certificates {
+        for row in &self.of_gate.certificates {
             let labels = [("listener", row.listener.as_str()), ("certificate", row.certificate.as_str())];
             ConstGauge::new(row.not_after).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The states that a server can be in.
+const STATES: [&str; 6] = ["up", "new", "down", "ejected", "draining", "gone"];
+
+impl Page {
+    fn servers(&self) -> impl Iterator<Item = ([(&'static str, &str); 2], &ServerRow)> {
+        self.of_gate.backends.iter().flat_map(|backend| {
+            let own = ("backend", backend.name.as_str());
+            backend.servers.iter().map(move |server| ([own, ("server", server.address.as_str())], server))
+        })
+    }
+
+    fn backends(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("sluice_server_connections", "Connections and requests on a server");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, server) in self.servers() {
+            ConstGauge::new(server.connections).encode(metric.encode_family(&labels)?)?;
+        }
+        let (name, help) = ("sluice_server_state", "1 for the state that a server is in");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for ([backend, address], server) in self.servers() {
+            for state in STATES {
+                let labels = [backend, address, ("state", state)];
+                ConstGauge::new(u64::from(server.state == state)).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        let picks = self.servers().map(|(labels, server)| (labels, server.picks));
+        counter(encoder, "sluice_server_picks", "Requests that this gate has sent to a server", picks)?;
+        let failures = self.servers().map(|(labels, server)| (labels, server.failures));
+        counter(encoder, "sluice_server_failures", "Of these, those that the server failed", failures)?;
+        self.pressure(encoder)
+    }
+
+    fn pressure(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("sluice_backend_queue", "Requests that wait for a place on a server");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for backend in &self.of_gate.backends {
+            ConstGauge::new(backend.waiting).encode(metric.encode_family(&[("backend", backend.name.as_str())])?)?;
+        }
+        let (name, help) = ("sluice_backend_panic", "1: too few servers are up, and some are used that are not");
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for backend in &self.of_gate.backends {
+            let panic = u64::from(backend.panic);
+            ConstGauge::new(panic).encode(metric.encode_family(&[("backend", backend.name.as_str())])?)?;
         }
         Ok(())
     }

@@ -30,7 +30,8 @@ fn row(engine: Engine) -> PairRow {
 
 #[test]
 fn an_idle_proxy_shows_every_series() {
-    let text = render(&Snapshot::default(), vec![("upgraded", "none", 0)], [7, 3], Vec::new()).unwrap();
+    let page = PageOfGate { handshakes: vec![("upgraded", "none", 0)], clients: [7, 3], ..PageOfGate::default() };
+    let text = render(&Snapshot::default(), page).unwrap();
     for line in [
         "sluice_connections{engine=\"sockmap\"} 0",
         "sluice_connections{engine=\"copy\"} 0",
@@ -69,8 +70,18 @@ fn live_and_ended_pairs_are_summed() {
     snapshot.reloads = [3, 2];
     let certificate = CertificateRow { listener: "[::]:443".into(), certificate: "/a.pem".into(), not_after: 99 };
     snapshot.close_codes = vec![(1, 1000, 4)];
-    let text = render(&snapshot, Vec::new(), [0; 2], vec![certificate]).unwrap();
+    let server = ServerRow { address: "10.0.0.1:80".into(), state: "ejected", connections: 3, picks: 9, failures: 5 };
+    let backend = BackendRow { name: "app".into(), waiting: 2, panic: true, servers: vec![server] };
+    let page = PageOfGate { certificates: vec![certificate], backends: vec![backend], ..PageOfGate::default() };
+    let text = render(&snapshot, page).unwrap();
     for line in [
+        "sluice_server_connections{backend=\"app\",server=\"10.0.0.1:80\"} 3",
+        "sluice_server_state{backend=\"app\",server=\"10.0.0.1:80\",state=\"up\"} 0",
+        "sluice_server_state{backend=\"app\",server=\"10.0.0.1:80\",state=\"ejected\"} 1",
+        "sluice_server_picks_total{backend=\"app\",server=\"10.0.0.1:80\"} 9",
+        "sluice_server_failures_total{backend=\"app\",server=\"10.0.0.1:80\"} 5",
+        "sluice_backend_queue{backend=\"app\"} 2",
+        "sluice_backend_panic{backend=\"app\"} 1",
         "sluice_connections{engine=\"sockmap\"} 1",
         "sluice_connections{engine=\"copy\"} 2",
         "sluice_relay_bytes_total{direction=\"client_to_backend\",engine=\"sockmap\"} 22",

@@ -145,6 +145,26 @@ pub fn kick(socket: impl AsFd) -> io::Result<()> {
     check(result)
 }
 
+/// Has a bind(2) without a port leave its choice to connect(2), which takes any that is free towards that peer
+/// (IP_BIND_ADDRESS_NO_PORT; IPv6 sockets take it too).
+///
+/// # Errors
+/// This is no socket of IP.
+pub fn choose_port_late(socket: impl AsFd) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    // SAFETY: the option takes one int.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    check(result)
+}
+
 /// Asks for an upper-layer protocol, such as `tls`, on this TCP socket (TCP_ULP).
 ///
 /// # Errors

@@ -76,7 +76,7 @@ impl OnQuery {
 
 /// The parameters of a query in their order: `a=1&b` is `a` with `1` and `b` with nothing. `+` is a space, and
 /// percent-encoded bytes are decoded; a `%` that begins no such byte stands for itself.
-pub(super) fn parameters(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(in crate::gate) fn parameters(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))

@@ -17,7 +17,8 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
-use self::condition::{OnHeader, OnQuery, parameters};
+pub(super) use self::condition::parameters;
+use self::condition::{OnHeader, OnQuery};
 pub(super) use self::edits::Edits;
 use self::edits::Of;
 use self::host::HostRule;

@@ -9,10 +9,11 @@ use super::plain::Plain;
 use super::states::{Admitted, Stopped};
 use super::visit::{Note, Visit, now_ms};
 use crate::gate::Gate;
+use crate::gate::dial::Errand;
 use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{Kind, Verdict};
 use crate::gate::limit::Denied;
-use crate::gate::policy::{Rule, Way};
+use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
 use crate::handoff::{Peer, WhyNot};
@@ -94,35 +95,38 @@ impl HeadRead {
     /// Writes the request for the backend.
     fn pass(self, gate: &Gate, visitor: &Visitor, from: From, verdict: Verdict<'_>) -> Judged {
         let Self { mut visit, mut client, keys, scheme, head } = self;
+        let key = gate
+            .fleet(verdict.rule.way.backend)
+            .and_then(|fleet| fleet.key(from.address.ip(), &Subject::new(&head, verdict.kind.target())));
         let Verdict { rule, kind, target } = verdict;
         let (rule, settings) = (rule.clone(), &gate.config.forwarded);
         match kind {
             Kind::Plain(plain) => {
                 let (body, last) = (client.take_body(), plain.last);
                 let mut request = headers::request(&head, target, &plain.hop_by_hop, visitor, settings, body);
-                let kept = finish(gate, &visit, &rule, request.headers_mut());
-                Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, kept, last }))
+                let errand = Errand { key, ..finish(gate, &visit, &rule, request.headers_mut()) };
+                Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, errand, last }))
             }
             Kind::Handshake(opening) => {
                 let body = Empty::new();
                 let mut request = headers::request(&head, target, &opening.hop_by_hop, visitor, settings, body);
-                let kept = finish(gate, &visit, &rule, request.headers_mut());
+                let errand = Errand { key, ..finish(gate, &visit, &rule, request.headers_mut()) };
                 visit.done_by = done_by(gate, visit.done_by, &rule);
-                Judged::Handshake(Box::new(Admitted { visit, client, keys, from, opening, request, rule, kept }))
+                Judged::Handshake(Box::new(Admitted { visit, client, keys, from, opening, request, rule, errand }))
             }
         }
     }
 }
 
-/// Writes into a request's header what only the gate knows, and what the route changes. Returns the server that the client
-/// was on before.
-fn finish(gate: &Gate, visit: &Visit, rule: &Rule, headers: &mut HeaderMap) -> Option<Kept> {
+/// Writes into a request's header what only the gate knows, and what the route changes. Returns what a server is looked for
+/// with.
+fn finish(gate: &Gate, visit: &Visit, rule: &Rule, headers: &mut HeaderMap) -> Errand {
     let kept = kept(gate, rule.way, headers);
     if let Some(person) = &visit.person {
         person.tell(headers);
     }
     rule.request_edits.apply(headers);
-    kept
+    Errand { way: rule.way, kept, key: None, ends: visit.ends, id: visit.id }
 }
 
 /// When the handshake must be done by this route's limit, which began at the accept as the general one did.
@@ -137,7 +141,7 @@ fn done_by(gate: &Gate, general: Instant, rule: &Rule) -> Instant {
 
 /// The server that the client was on before, by its cookie, which is not for the backend.
 fn kept(gate: &Gate, way: Way, headers: &mut HeaderMap) -> Option<Kept> {
-    let sticky = gate.sticky(way.backend)?;
+    let sticky = gate.fleet(way.backend)?.sticky()?;
     let kept = sticky.read(headers, now_ms() / 1000);
     sticky.strip(headers);
     kept

@@ -10,12 +10,12 @@ use super::asked::{From, HeadRead};
 use super::states::{Stopped, give, unread};
 use super::visit::{Note, Visit};
 use super::{Client, after};
+use crate::gate::dial::Errand;
 use crate::gate::exchange::{AnswerBody, Gone, NoRequest, Patience};
 use crate::gate::handshake::{Scheme, forward as headers};
 use crate::gate::policy::Rule;
 use crate::gate::pool::RequestBody;
 use crate::gate::refusal::Outcome;
-use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
 use crate::gate::{Gate, forward};
 
@@ -28,7 +28,7 @@ pub(super) struct Plain {
     pub(super) from: From,
     pub(super) request: Request<RequestBody>,
     pub(super) rule: Arc<Rule>,
-    pub(super) kept: Option<Kept>,
+    pub(super) errand: Errand,
     pub(super) last: bool,
 }
 
@@ -43,14 +43,14 @@ pub(super) struct Replied {
 
 impl Plain {
     pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>, note: &Note) -> Result<Replied, Stopped> {
-        let Self { mut visit, mut client, keys, scheme, from, request, rule, kept, last } = *self;
-        match client.while_there(forward::forward(gate, rule.way, kept, visit.ends, request, visit.id)).await {
+        let Self { mut visit, mut client, keys, scheme, from, request, rule, errand, last } = *self;
+        match client.while_there(forward::forward(gate, errand, request)).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Err(refusal)) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
             Ok(Ok((server, response))) => {
                 gate.conclude(note, Outcome::Forwarded);
                 let mut response = reply(response, &rule);
-                give(response.headers_mut(), gate.stick(rule.way.backend, server, kept, from.scheme));
+                give(response.headers_mut(), gate.stick(&errand, server, from.scheme));
                 if last {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }

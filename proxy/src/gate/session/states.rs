@@ -20,11 +20,12 @@ use super::{Client, after};
 use crate::gate::Gate;
 use crate::gate::admission::Permit;
 use crate::gate::carrier::Carrier;
+use crate::gate::dial::Errand;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest};
+use crate::gate::fleet::Berth;
 use crate::gate::handshake::{Opening, check_framing, check_switch, forward as headers};
 use crate::gate::policy::Rule;
 use crate::gate::refusal::{Outcome, Refusal, rejected_status, upgraded_status};
-use crate::gate::sticky::Kept;
 use crate::gate::stream::{Keys, Stream};
 use crate::gate::upstream::{self, Answer, Switched};
 use crate::handoff::{ConnId, Facts, MAX_LEFTOVER, Peer};
@@ -52,14 +53,14 @@ pub(super) struct Admitted {
     pub(super) opening: Opening,
     pub(super) request: Request<Empty<Bytes>>,
     pub(super) rule: Arc<Rule>,
-    pub(super) kept: Option<Kept>,
+    pub(super) errand: Errand,
 }
 
 /// A request with a connection to a server that can answer it.
 pub(super) struct Dialled {
     admitted: Box<Admitted>,
     backend: Stream,
-    server: u16,
+    berth: Berth,
 }
 
 /// A backend that has agreed; the client does not know it yet.
@@ -68,7 +69,7 @@ pub(super) struct Upgraded {
     client: Client,
     address: Peer,
     rule: Arc<Rule>,
-    server: u16,
+    berth: Berth,
     backend: Switched,
     carrier: Carrier,
     cookie: Option<HeaderValue>,
@@ -84,6 +85,7 @@ pub(in crate::gate) struct Quiesced {
     /// What the backend sent behind its 101.
     pub(in crate::gate) to_client: Bytes,
     pub(in crate::gate) permit: Permit,
+    pub(in crate::gate) berth: Berth,
 }
 
 /// A pair ready for its relay.
@@ -156,10 +158,10 @@ pub(super) fn give(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
 
 impl Admitted {
     pub(super) async fn dial(mut self: Box<Self>, gate: &Gate) -> Result<Dialled, Stopped> {
-        let dial = timeout_at(self.visit.done_by, gate.dial(self.rule.way, self.kept, self.visit.ends, self.visit.id));
+        let dial = timeout_at(self.visit.done_by, gate.dial(self.errand));
         match self.client.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
-            Ok(Ok(Ok((server, backend)))) => Ok(Dialled { admitted: self, backend, server }),
+            Ok(Ok(Ok((berth, backend)))) => Ok(Dialled { admitted: self, backend, berth }),
             Ok(Ok(Err(refusal))) => Err(Stopped::Refused(self.client, refusal, Some(self.visit.permit))),
             Ok(Err(_)) => Err(Stopped::Refused(self.client, Refusal::HandshakeTimeout, Some(self.visit.permit))),
         }
@@ -168,45 +170,43 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut client, keys, from, opening, request, rule, kept } = *self.admitted;
-        let cookie = gate.stick(rule.way.backend, self.server, kept, from.scheme);
+        let Admitted { visit, mut client, keys, from, opening, request, rule, errand } = *self.admitted;
+        let berth = self.berth;
+        let cookie = gate.stick(&errand, berth.server(), from.scheme);
         let late = after(gate.config.timeouts(rule.way.route).response);
         let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
         let answer = match client.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
-            Ok(answer) => answer.map_err(|failure| {
-                let server = gate.server(rule.way.backend, self.server).map(tracing::field::display);
-                tracing::info!(conn = %visit.id, server, %failure, "no answer of the backend");
-                failure.refusal
+            Ok(answer) => answer.inspect_err(|failure| {
+                tracing::info!(conn = %visit.id, server = berth.address(), %failure, "no answer of the backend");
             }),
         };
-        let switched = answer.and_then(|answer| match answer {
-            Answer::Switch(backend) => {
-                check_switch(&backend.head, &opening)?;
-                let carrier = Carrier::find(gate, keys, backend.io.keys())?;
-                Ok(Ok((backend, carrier)))
+        let checked = answer.and_then(|answer| {
+            match &answer {
+                Answer::Switch(backend) => check_switch(&backend.head, &opening)?,
+                Answer::Other(response) => check_framing(response.headers())?,
             }
-            Answer::Other(response) => {
-                check_framing(response.headers())?;
-                Ok(Err(response))
-            }
+            Ok(answer)
         });
-        match switched {
-            Ok(Ok((backend, carrier))) => Ok(Upgraded {
-                visit,
-                client,
-                address: from.address,
-                rule,
-                server: self.server,
-                backend,
-                carrier,
-                cookie,
-            }),
-            Ok(Err(response)) => {
-                Err(Stopped::Answered(client, Box::new(pass_on(response, visit.id, &rule, cookie)), visit.permit))
-            }
-            Err(refusal) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
+        match &checked {
+            Ok(answer) => berth.answered_handshake(answer.status()),
+            Err(failure) => berth.failed(failure),
         }
+        let refusal = match checked {
+            Ok(Answer::Switch(backend)) => match Carrier::find(gate, keys, backend.io.keys()) {
+                Ok(carrier) => {
+                    let address = from.address;
+                    return Ok(Upgraded { visit, client, address, rule, berth, backend, carrier, cookie });
+                }
+                Err(refusal) => refusal,
+            },
+            Ok(Answer::Other(response)) => {
+                let response = pass_on(response.map(|body| body.on(berth)), visit.id, &rule, cookie);
+                return Err(Stopped::Answered(client, Box::new(response), visit.permit));
+            }
+            Err(failure) => failure.refusal,
+        };
+        Err(Stopped::Refused(client, refusal, Some(visit.permit)))
     }
 }
 
@@ -237,7 +237,7 @@ fn switch(headers: HeaderMap) -> Response<()> {
 impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
     pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
-        let Self { visit, client, address, rule, server, backend, carrier, cookie } = self;
+        let Self { visit, client, address, rule, berth, backend, carrier, cookie } = self;
         let status = upgraded_status(carrier.engine(), visit.id);
         let mut response = switch(headers::response(&backend.head, status));
         rule.response_edits.apply(response.headers_mut());
@@ -256,7 +256,7 @@ impl Upgraded {
                 listener: visit.listener,
                 route: rule.way.route,
                 backend: rule.way.backend,
-                server,
+                server: berth.server(),
                 accepted_ms: visit.accepted_ms,
             },
             client: io,
@@ -264,6 +264,7 @@ impl Upgraded {
             to_backend: read_ahead,
             to_client: backend.read_ahead,
             permit: visit.permit,
+            berth,
         };
         Ok(Placed { pair, carrier })
     }

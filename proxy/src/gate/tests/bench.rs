@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::handoff::files::FileRole;
 use crate::handoff::stats::Stats;
 use crate::handoff::wire::{self, Received};
-use crate::handoff::{CookieKey, Engine, Hello, MAX_MESSAGE, NewPair, Tally, ToGate, ToKeeper, memory};
+use crate::handoff::{CookieKey, Engine, Held, Hello, MAX_MESSAGE, NewPair, ToGate, ToKeeper, memory};
 use crate::sys::watch::watch;
 
 /// The key of RFC 6455 §1.3 and what it is answered with.
@@ -40,7 +40,7 @@ pub(super) struct Setup {
     pub(super) config: String,
     pub(super) capacity: u32,
     /// The pairs that the keeper holds.
-    pub(super) live: Vec<Tally>,
+    pub(super) held: Held,
     /// The files that the configuration names.
     pub(super) files: Vec<(FileRole, OwnedFd)>,
 }
@@ -52,7 +52,7 @@ pub(super) const IDENTITY: [FileRole; 2] =
 impl Setup {
     /// One plain listener, one route for everything, and these servers. `more` is TOML at the top level.
     pub(super) fn plain(servers: &[SocketAddr], more: &str) -> Self {
-        Self { config: config(servers, more), capacity: 100, live: Vec::new(), files: Vec::new() }
+        Self { config: config(servers, more), capacity: 100, held: Held::default(), files: Vec::new() }
     }
 
     /// As [`Setup::plain`], with TLS.
@@ -115,8 +115,8 @@ impl Setup {
             bench.admin = Some(listener.local_addr().unwrap());
             bench.send(&ToGate::Admin, &[listener.as_fd()]).await;
         }
-        let live = memory::write("live", &self.live).unwrap();
-        bench.send(&ToGate::Live, &[live.as_fd()]).await;
+        let held = memory::write("held", &self.held).unwrap();
+        bench.send(&ToGate::Held, &[held.as_fd()]).await;
         bench.send(&ToGate::Start, &[]).await;
         bench
     }

@@ -114,7 +114,7 @@ async fn a_clients_connections_are_counted_wherever_they_are() {
     let mut setup = Setup::plain(&[server], &per_client("connections = 3\n"));
     let tally = |client: &str| Tally { route: 0, backend: 0, server: 0, client: Some(client.parse().unwrap()) };
     // One from an earlier gate.
-    setup.live = vec![tally("127.0.0.1"), tally("10.0.0.1")];
+    setup.held.pairs = vec![tally("127.0.0.1"), tally("10.0.0.1")];
     let mut bench = setup.ready().await;
     // One goes to the keeper, one says nothing.
     let mut client = bench.connect().await;

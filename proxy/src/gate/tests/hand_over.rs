@@ -91,7 +91,7 @@ async fn without_room_nobody_is_accepted_until_the_keeper_has_room() {
     let (server, listener) = backend().await;
     let mut setup = Setup::plain(&[server], "");
     let tally = Tally { route: 0, backend: 0, server: 0, client: None };
-    (setup.capacity, setup.live) = (3, vec![tally; 2]);
+    (setup.capacity, setup.held.pairs) = (3, vec![tally; 2]);
     let mut bench = setup.ready().await;
     let mut first = bench.connect().await;
     first.write_all(handshake("/", "").as_bytes()).await.unwrap();

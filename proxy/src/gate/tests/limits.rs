@@ -124,7 +124,7 @@ async fn a_full_route_refuses_and_others_serve() {
                   [[route]]\nbackend = \"app\"\n";
     let mut setup = Setup::plain(&[server], routes);
     let tally = Tally { route: 0, backend: 0, server: 0, client: None };
-    setup.live = vec![tally];
+    setup.held.pairs = vec![tally];
     let mut bench = setup.ready().await;
     // One lives from an earlier gate; one more goes to the keeper.
     let mut first = bench.connect().await;

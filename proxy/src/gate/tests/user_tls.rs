@@ -48,7 +48,7 @@ async fn ends(identity: &Identity, suite: SupportedCipherSuite, client: bool, li
         files.take(vec![FileRole::BackendCa { backend: 0 }], vec![file(identity.certificate())]).unwrap();
         let ours = Connector::new(0, &settings, &files, &mut Default::default()).unwrap();
         let server = Some(Ipv4Addr::LOCALHOST.into());
-        let (ours, theirs) = tokio::join!(tls::connect(near, &ours, server, &arming), acceptor.accept(far));
+        let (ours, theirs) = tokio::join!(tls::connect(near, &ours, (None, server), &arming), acceptor.accept(far));
         (ours.unwrap(), theirs.unwrap().into())
     } else {
         let settings: config::Tls = toml::from_str("certificate = \"cert.pem\"\nkey = \"key.pem\"").unwrap();

@@ -24,7 +24,8 @@ use crate::ktls::Why;
 /// A backend's TLS.
 pub(in crate::gate) struct Connector {
     tls: TlsConnector,
-    /// What its certificate must be for, and what SNI asks for. None: the address of the server that is dialled.
+    /// What its certificate must be for, and what SNI asks for. None: the name of the server that is dialled, or its
+    /// address.
     name: Option<ServerName<'static>>,
 }
 
@@ -93,18 +94,19 @@ impl Connector {
     }
 }
 
-/// Does the TLS handshake with a server, whose address it is if it has one, and gives the keys to the kernel if it takes them. Cancelled, it closes the
-/// connection.
+/// Does the TLS handshake with a server, which has this name and address if it has any, and gives the keys to the kernel
+/// if it takes them. Cancelled, it closes the connection.
 ///
 /// # Errors
 /// What rustls or the socket says; [`failure`] says what it means.
 pub(in crate::gate) async fn connect(
     stream: TcpStream,
     connector: &Connector,
-    server: Option<IpAddr>,
+    (host, ip): (Option<&str>, Option<IpAddr>),
     arming: &Arming,
 ) -> io::Result<Stream> {
-    let name = connector.name.clone().or_else(|| server.map(ServerName::from));
+    let of_host = || ServerName::try_from(host?.to_owned()).ok();
+    let name = connector.name.clone().or_else(of_host).or_else(|| ip.map(ServerName::from));
     let name = name.ok_or_else(|| io::Error::other("there is no name that the certificate should be for"))?;
     let (config, secrets) = arm::with_secrets(&**connector.tls.config(), |config, secrets| config.key_log = secrets);
     let session = TlsConnector::from(config).connect(name, Records::new(stream)).await?;

@@ -1,0 +1,46 @@
+//! How names are looked up.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::duration;
+use super::schema::{SocketAddress, Span};
+
+/// How the names of servers are looked up. A name is asked for again when its records' time to live is over; while there
+/// is no answer, the servers that were found last stay. Connections to a server that the name no longer stands for live
+/// on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// DNS servers, as `"10.0.0.2:53"`. None: those in /etc/resolv.conf, and the names in /etc/hosts.
+    #[schemars(with = "Vec<SocketAddress>")]
+    pub servers: Vec<SocketAddr>,
+    /// How long one answer may take. 5 s: what resolvers do by default.
+    #[serde(with = "duration")]
+    #[schemars(with = "Span")]
+    pub timeout: Duration,
+    /// A name is not asked for more often than this, whatever its records say, and this often while there is no answer.
+    /// 1 s: a time to live of zero would ask for ever.
+    #[serde(with = "duration")]
+    #[schemars(with = "Span")]
+    pub min_ttl: Duration,
+    /// A name is asked for this often at least, whatever its records say. 60 s: servers that were added get their share
+    /// within a minute.
+    #[serde(with = "duration")]
+    #[schemars(with = "Span")]
+    pub max_ttl: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            timeout: Duration::from_secs(5),
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(60),
+        }
+    }
+}

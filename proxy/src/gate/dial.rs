@@ -1,0 +1,140 @@
+//! Finds a server for a request, and connects to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::Gate;
+use super::balance::Ask;
+use super::fleet::{Berth, Fleet, Site, Wish};
+use super::handshake::Scheme;
+use super::policy::Way;
+use super::proxy_header::{self, Ends};
+use super::refusal::Refusal;
+use super::session::now_ms;
+use super::sticky::Kept;
+use super::stream::Stream;
+use super::upstream::{Dialling, Failure};
+use crate::config::Backend;
+use crate::handoff::ConnId;
+
+/// What is known of a request for which a server is looked for.
+#[derive(Clone, Copy)]
+pub(super) struct Errand {
+    pub(super) way: Way,
+    /// What the client's cookie says.
+    pub(super) kept: Option<Kept>,
+    /// Of what consistent hashing looks at.
+    pub(super) key: Option<u64>,
+    /// What a PROXY header tells of the client.
+    pub(super) ends: Option<Ends>,
+    pub(super) id: ConnId,
+}
+
+/// The search for a server that can be reached.
+pub(super) struct Search<'a> {
+    errand: Errand,
+    fleet: &'a Arc<Fleet>,
+    settings: &'a Backend,
+    tried: Vec<u16>,
+    /// What the last one of them said.
+    last: Option<Refusal>,
+}
+
+impl Search<'_> {
+    /// A place on the next server to try. Cancel safe.
+    ///
+    /// # Errors
+    /// What the last one said that was tried; else what [`Fleet::take`] says.
+    pub(super) async fn next(&mut self) -> Result<Berth, Refusal> {
+        if let Some(last) = self.last.filter(|_| self.tried.len() > self.settings.retries as usize) {
+            return Err(last);
+        }
+        let ask = Ask { key: self.errand.key, random: rand::random() };
+        let wish = Wish { ask, kept: self.errand.kept.map(|kept| kept.server), tried: &self.tried };
+        self.fleet.take(wish).await.map_err(|refusal| self.last.unwrap_or(refusal))
+    }
+
+    /// That server cannot be used: nothing has been asked of it.
+    pub(super) fn failed(&mut self, berth: &Berth, failure: &Failure) {
+        let (backend, server) = (&self.settings.name, berth.address());
+        tracing::info!(conn = %self.errand.id, backend, server, %failure, "dial failed");
+        berth.failed(failure);
+        self.tried.push(berth.server());
+        self.last = Some(failure.refusal);
+    }
+}
+
+impl Gate {
+    /// The servers of a backend.
+    pub(super) fn fleet(&self, backend: u16) -> Option<&Arc<Fleet>> {
+        self.fleets.get(usize::from(backend))
+    }
+
+    /// Begins to look for a server.
+    ///
+    /// # Errors
+    /// There is no such backend, which no route has.
+    pub(super) fn search(&self, errand: Errand) -> Result<Search<'_>, Refusal> {
+        let fleet = self.fleet(errand.way.backend).ok_or(Refusal::Internal)?;
+        let settings = self.config.backends.get(usize::from(errand.way.backend)).ok_or(Refusal::Internal)?;
+        Ok(Search { errand, fleet, settings, tried: Vec::new(), last: None })
+    }
+
+    /// Connects to a server of a backend. Cancel safe.
+    ///
+    /// # Errors
+    /// What the last dial said.
+    pub(super) async fn dial(&self, errand: Errand) -> Result<(Berth, Stream), Refusal> {
+        let mut search = self.search(errand)?;
+        loop {
+            let berth = search.next().await?;
+            match self.connect(&errand, &berth).await {
+                Ok(stream) => return Ok((berth, stream)),
+                Err(failure) => search.failed(&berth, &failure),
+            }
+        }
+    }
+
+    /// Connects to the server that a request has a place on. Cancel safe.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(super) async fn connect(&self, errand: &Errand, berth: &Berth) -> Result<Stream, Failure> {
+        let site = berth.site().ok_or(Refusal::Internal)?;
+        let Way { route, backend } = errand.way;
+        self.connect_to(backend, &site, errand.ends, self.config.timeouts(route).dial).await
+    }
+
+    /// Connects to a server within this time. One that wants to know is told the client's ends in a PROXY header. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(super) async fn connect_to(
+        &self,
+        backend: u16,
+        site: &Site,
+        ends: Option<Ends>,
+        patience: Duration,
+    ) -> Result<Stream, Failure> {
+        let (Some(settings), Some(sources)) =
+            (self.config.backends.get(usize::from(backend)), self.sources.get(usize::from(backend)))
+        else {
+            return Err(Refusal::Internal.into());
+        };
+        let tls = self.loaded.connector(backend);
+        let hello = settings.send_proxy.map(|version| proxy_header::write(version, ends)).transpose();
+        let hello = hello.map_err(|_| Refusal::Internal)?.unwrap_or_default();
+        let dialling = Dialling { hello: &hello, tls: tls.as_deref(), arming: &self.arming, sources, patience };
+        dialling.dial(&site.address, site.host.as_deref()).await
+    }
+
+    /// The Set-Cookie for a client that has been answered by this server, if it needs one.
+    pub(super) fn stick(&self, errand: &Errand, server: u16, scheme: Scheme) -> Option<HeaderValue> {
+        let good = errand.kept.is_some_and(|kept| kept.server == server && !kept.renew);
+        let sticky = self.fleet(errand.way.backend).filter(|_| !good)?.sticky()?;
+        sticky.issue(server, scheme == Scheme::Tls, now_ms() / 1000)
+    }
+}

@@ -1,0 +1,141 @@
+//! Asks servers whether they are well.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request};
+use http_body_util::Empty;
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
+
+use super::{Fleet, Site};
+use crate::config::{Address, Check, CheckKind, Forwarded};
+use crate::gate::Gate;
+use crate::gate::balance::pace::{first_check, next_check};
+use crate::gate::handshake::{Opening, Scheme, Visitor, check_switch, key};
+use crate::gate::stream::Stream;
+use crate::gate::upstream::{self, Answer};
+use crate::handoff::Peer;
+
+/// A masked Close with status 1000 (RFC 6455 §5.5.1): FIN and opcode 8, MASK and 2 bytes, a mask of zeros, 1000.
+const GOODBYE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
+
+/// The servers of a backend, with when each is checked next.
+type Plan = BTreeMap<u16, (Arc<Site>, Instant)>;
+
+/// Checks a backend's servers, for ever.
+pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
+    let Some(check) = gate.config.backends.get(usize::from(backend)).and_then(|backend| backend.check.clone()) else {
+        return;
+    };
+    let Some(fleet) = gate.fleet(backend) else { return };
+    let mut plan = Plan::new();
+    let start = Instant::now();
+    revise(&mut plan, fleet, |_| first_check(start, check.interval, rand::random()));
+    // Dropped with this function, which ends those that are under way.
+    let mut under_way = JoinSet::new();
+    loop {
+        let next = plan.values().map(|(_, due)| *due).min();
+        let due = async {
+            match next {
+                Some(next) => sleep_until(next.into()).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = fleet.relisted() => revise(&mut plan, fleet, |_| Instant::now()),
+            Some(_) = under_way.join_next() => {}
+        }
+        let now = Instant::now();
+        for (server, (site, due)) in plan.iter_mut().filter(|(_, (_, due))| *due <= now) {
+            *due = next_check(now, check.interval, check.jitter.get(), rand::random());
+            under_way.spawn(one(gate.clone(), backend, *server, site.clone(), check.clone()));
+        }
+    }
+}
+
+/// Takes new servers into the plan, and those that are no more out of it.
+fn revise(plan: &mut Plan, fleet: &Fleet, first: impl Fn(&Site) -> Instant) {
+    let sites = fleet.sites();
+    plan.retain(|server, (site, _)| sites.iter().any(|(index, now)| index == server && now == site));
+    for (server, site) in sites {
+        plan.entry(server).or_insert_with(|| (site.clone(), first(&site)));
+    }
+}
+
+async fn one(gate: Arc<Gate>, backend: u16, server: u16, site: Arc<Site>, check: Check) {
+    let asked = timeout(check.timeout, ask(&gate, backend, &site, &check)).await;
+    let result = match asked {
+        Ok(result) => result,
+        Err(_) => Err(anyhow::anyhow!("it has not answered in time")),
+    };
+    if let Some(fleet) = gate.fleet(backend) {
+        fleet.checked(server, &site, result);
+    }
+}
+
+/// Asks one server. Cancel safe.
+///
+/// # Errors
+/// It is not well, and why.
+async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> anyhow::Result<()> {
+    let stream =
+        gate.connect_to(backend, site, None, check.timeout).await.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    let request = Request::get(check.path()).header(USER_AGENT, concat!("sluice/", env!("CARGO_PKG_VERSION")));
+    let mut request = request.body(Empty::<Bytes>::new())?;
+    request.headers_mut().insert(HOST, host(check, site)?);
+    let deadline = tokio::time::Instant::now() + check.timeout;
+    match check.kind {
+        CheckKind::Tcp => return Ok(()),
+        CheckKind::Http => drop(request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"))),
+        CheckKind::Websocket => ask_for_websocket(request.headers_mut()),
+    }
+    let (head, body) = request.into_parts();
+    let opening = match check.kind {
+        CheckKind::Websocket => {
+            let visitor = Visitor::judge(&Forwarded::default(), Peer::Unix, Scheme::Plain, &head.headers);
+            Some(Opening::check(&head, &visitor).map_err(|refusal| anyhow::anyhow!(refusal.text()))?)
+        }
+        _ => None,
+    };
+    let request = Request::from_parts(head, body);
+    let answer = upstream::ask(stream, request, &gate.config.limits, deadline).await;
+    let answer = answer.map_err(|failure| anyhow::anyhow!("{failure}"))?;
+    let status = answer.status();
+    anyhow::ensure!(check.is_good(status.as_u16()), "it answers {status}");
+    if let (Answer::Switch(switched), Some(opening)) = (answer, opening) {
+        check_switch(&switched.head, &opening).map_err(|refusal| anyhow::anyhow!(refusal.text()))?;
+        part(switched.io).await;
+    }
+    Ok(())
+}
+
+fn host(check: &Check, site: &Site) -> anyhow::Result<HeaderValue> {
+    let host = match (&check.host, &site.address, &site.host) {
+        (Some(host), _, _) => host.clone(),
+        (None, Address::Inet(address), Some(name)) => format!("{name}:{}", address.port()),
+        (None, Address::Inet(address), None) => address.to_string(),
+        (None, Address::Unix(_), _) => "localhost".into(),
+    };
+    HeaderValue::try_from(host).context("check.host")
+}
+
+fn ask_for_websocket(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    headers.insert(SEC_WEBSOCKET_KEY, key(rand::random()));
+}
+
+/// Says goodbye. Whether the server hears it matters to nobody.
+async fn part(mut stream: Stream) {
+    let _ = stream.write_all(&GOODBYE).await;
+    let _ = stream.shutdown().await;
+}

@@ -1,0 +1,124 @@
+//! Who waits for a place on a server: first come, first served. Pure.
+
+use std::collections::BTreeMap;
+
+/// What a request that waits is known by.
+pub(in crate::gate) type Ticket = u64;
+
+/// The requests that wait for a place.
+#[derive(Debug)]
+pub(in crate::gate) struct Queue {
+    most: usize,
+    /// By their tickets, in the order in which they came. With each the only server that will do, for a client that was on
+    /// it before.
+    waiting: BTreeMap<Ticket, Option<u16>>,
+    next: Ticket,
+}
+
+impl Queue {
+    /// Of this length at most.
+    pub(in crate::gate) fn new(most: u32) -> Self {
+        Self { most: most as usize, waiting: BTreeMap::new(), next: 0 }
+    }
+
+    /// One more waits. `None`: too many do.
+    pub(in crate::gate) fn push(&mut self, wants: Option<u16>) -> Option<Ticket> {
+        if self.waiting.len() >= self.most {
+            return None;
+        }
+        self.next += 1;
+        self.waiting.insert(self.next, wants);
+        Some(self.next)
+    }
+
+    /// The first for whom this server, which has a place, will do.
+    pub(in crate::gate) fn freed(&mut self, server: u16) -> Option<Ticket> {
+        self.take(|wants| wants.is_none_or(|wants| wants == server))
+    }
+
+    /// The first whose server is none of these, which it waits for in vain.
+    pub(in crate::gate) fn forsaken(&mut self, members: &[u16]) -> Option<Ticket> {
+        self.take(|wants| wants.is_some_and(|wants| !members.contains(&wants)))
+    }
+
+    /// This one has gone.
+    pub(in crate::gate) fn cancel(&mut self, ticket: Ticket) {
+        self.waiting.remove(&ticket);
+    }
+
+    /// How many wait.
+    pub(in crate::gate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn take(&mut self, fits: impl Fn(Option<u16>) -> bool) -> Option<Ticket> {
+        let (ticket, _) = self.waiting.iter().find(|(_, wants)| fits(**wants))?;
+        let ticket = *ticket;
+        self.waiting.remove(&ticket);
+        Some(ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(Option<u16>),
+        Freed(u16),
+        Cancel(usize),
+        Members(Vec<u16>),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let server = 0u16..3;
+        prop_oneof![
+            3 => proptest::option::of(server.clone()).prop_map(Step::Push),
+            2 => server.clone().prop_map(Step::Freed),
+            1 => (0usize..6).prop_map(Step::Cancel),
+            1 => proptest::collection::vec(server, 0..3).prop_map(Step::Members),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn who_came_first_goes_first(most in 0u32..5, steps in proptest::collection::vec(step(), 0..40)) {
+            let mut queue = Queue::new(most);
+            // The model: tickets with what they want, oldest first.
+            let mut model: Vec<(Ticket, Option<u16>)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push(wants) => {
+                        let ticket = queue.push(wants);
+                        prop_assert_eq!(ticket.is_some(), model.len() < most as usize);
+                        if let Some(ticket) = ticket {
+                            prop_assert!(model.iter().all(|(other, _)| *other < ticket), "a ticket is given once");
+                            model.push((ticket, wants));
+                        }
+                    }
+                    Step::Freed(server) => {
+                        let fits = |(_, wants): &(Ticket, Option<u16>)| wants.is_none() || *wants == Some(server);
+                        let first = model.iter().position(fits).map(|place| model.remove(place).0);
+                        prop_assert_eq!(queue.freed(server), first);
+                    }
+                    Step::Cancel(place) => {
+                        let ticket = if place < model.len() { model.remove(place).0 } else { Ticket::MAX };
+                        queue.cancel(ticket);
+                    }
+                    Step::Members(members) => {
+                        while let Some(ticket) = queue.forsaken(&members) {
+                            let place = model.iter().position(|(other, _)| *other == ticket);
+                            let (_, wants) = model.remove(place.unwrap_or(usize::MAX));
+                            prop_assert!(wants.is_some_and(|wants| !members.contains(&wants)));
+                        }
+                        prop_assert!(model.iter().all(|(_, wants)| wants.is_none_or(|wants| members.contains(&wants))));
+                    }
+                }
+                prop_assert_eq!(queue.len(), model.len());
+            }
+        }
+    }
+}

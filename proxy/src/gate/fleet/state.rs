@@ -1,0 +1,410 @@
+//! The servers of a backend at one moment: who is on them, who waits, and who may have which. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::queue::{Queue, Ticket};
+use crate::config::{Address, Backend};
+use crate::gate::balance::health::{Found as Origin, Health, Rules, Standing};
+use crate::gate::balance::pace::share;
+use crate::gate::balance::tiers::{Chosen, Seen, choose, may_eject};
+use crate::gate::balance::{Ask, Balancer, Candidate, Member};
+use crate::handoff::{Found, MOST_FOUND};
+use crate::observe::{BackendRow, ServerRow};
+
+/// All servers of a backend.
+pub(in crate::gate) struct State {
+    /// By their index: those of the configuration by their place in it, behind them those that names stood for.
+    servers: BTreeMap<u16, Server>,
+    /// How many the configuration lists.
+    entries: u16,
+    rules: Rules,
+    min_up: f64,
+    slow_start: Option<Duration>,
+    balancer: Balancer,
+    queue: Queue,
+    /// Those that take new requests, of which the balancer knows.
+    chosen: Chosen,
+    /// The same, as the balancer knows them.
+    members: Vec<Member>,
+    /// They may be elsewhere now, or have other weights.
+    changed: bool,
+}
+
+/// One server.
+pub(in crate::gate) struct Server {
+    pub(in crate::gate) site: Arc<Site>,
+    presence: Presence,
+    /// Connections and requests on it.
+    pub(in crate::gate) live: u32,
+    pub(in crate::gate) health: Health,
+    /// How often it was picked, and how often it failed whoever it was picked for.
+    pub(in crate::gate) picked: u64,
+    pub(in crate::gate) failed: u64,
+}
+
+/// Whether a server may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    /// A name stands for it, of which not everybody knows yet.
+    Placed,
+    /// It is in the configuration, or a name stands for it.
+    Listed,
+    /// The name stands for it no more. Its place is another's when nobody is on it and no other is free.
+    Gone,
+}
+
+/// Where a server is, and what it may get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gate) struct Site {
+    pub(in crate::gate) address: Address,
+    /// The name that it was found by.
+    pub(in crate::gate) host: Option<Arc<str>>,
+    /// Whose place in the configuration it has.
+    pub(in crate::gate) entry: u16,
+    /// 0: it is draining.
+    pub(in crate::gate) weight: u32,
+    pub(in crate::gate) backup: bool,
+    /// Connections at one time. 0: as many as come.
+    pub(in crate::gate) most: u32,
+}
+
+/// What a request asks of its backend.
+#[derive(Clone, Copy)]
+pub(in crate::gate) struct Wish<'a> {
+    pub(in crate::gate) ask: Ask,
+    /// The server that the client was on before.
+    pub(in crate::gate) kept: Option<u16>,
+    /// Those that could not be reached.
+    pub(in crate::gate) tried: &'a [u16],
+}
+
+/// What becomes of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::gate) enum Answer {
+    /// It has a place on this server.
+    Go(u16),
+    /// It waits with this ticket.
+    Wait(Ticket),
+    /// No server is left to try.
+    Nobody,
+    /// All are full, and so is the queue.
+    Full,
+}
+
+/// Who need not wait any more: with a place on this server; without, to ask again.
+pub(in crate::gate) type Called = Vec<(Ticket, Option<u16>)>;
+
+impl State {
+    /// The servers that the configuration lists by their addresses; those of names come with [`State::place`].
+    pub(in crate::gate) fn new(settings: &Backend, now: Instant) -> Self {
+        let rules = Rules::new(settings.check.as_ref(), &settings.ejection);
+        let listed = (0u16..).zip(&settings.servers).filter_map(|(entry, server)| {
+            let address = server.address.fixed()?.clone();
+            let (weight, backup, most) = (server.weight, server.backup, server.max_connections);
+            let site = Site { address, host: None, entry, weight, backup, most };
+            Some((entry, Server::new(site, Presence::Listed, Health::new(rules, Origin::AtStart, now))))
+        });
+        let mut state = Self {
+            servers: listed.collect(),
+            entries: u16::try_from(settings.servers.len()).unwrap_or(u16::MAX),
+            rules,
+            min_up: settings.ejection.min_up.get(),
+            slow_start: settings.slow_start,
+            balancer: Balancer::new(&settings.balance),
+            queue: Queue::new(settings.queue.length),
+            chosen: Chosen::default(),
+            members: Vec::new(),
+            changed: true,
+        };
+        state.refresh(now);
+        state
+    }
+
+    /// Finds a server for a request. Those who wait go first, if time alone has made room for them.
+    pub(in crate::gate) fn ask(&mut self, wish: &Wish<'_>, now: Instant) -> (Answer, Called) {
+        let called = self.call(now);
+        (self.answer(wish, now), called)
+    }
+
+    fn answer(&mut self, wish: &Wish<'_>, now: Instant) -> Answer {
+        let members = self.chosen.members.iter().copied();
+        let left: Vec<u16> = members.filter(|server| !wish.tried.contains(server)).collect();
+        let own = wish.kept.filter(|server| left.contains(server));
+        if left.is_empty() {
+            return Answer::Nobody;
+        }
+        let picked = match own {
+            Some(own) => Some(own).filter(|own| self.has_room(*own)),
+            None => self.balancer.pick(&self.candidates(&left, now), &wish.ask),
+        };
+        match picked {
+            Some(server) => {
+                self.sit(server);
+                Answer::Go(server)
+            }
+            // Who has tried one server is not made to wait for the others.
+            None if !wish.tried.is_empty() => Answer::Full,
+            None => self.queue.push(own).map_or(Answer::Full, Answer::Wait),
+        }
+    }
+
+    /// One more is on a server.
+    fn sit(&mut self, server: u16) {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.live += 1;
+            server.picked += 1;
+        }
+    }
+
+    /// A pair of an earlier gate is on a server.
+    pub(in crate::gate) fn found_on(&mut self, server: u16) {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.live += 1;
+        }
+    }
+
+    /// One fewer is on a server. Whoever waits may take the place.
+    pub(in crate::gate) fn leave(&mut self, server: u16, now: Instant) -> Called {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.live = server.live.saturating_sub(1);
+        }
+        self.call(now)
+    }
+
+    /// Whoever had this ticket has gone.
+    pub(in crate::gate) fn cancel(&mut self, ticket: Ticket) {
+        self.queue.cancel(ticket);
+    }
+
+    /// Places for servers that a name in the configuration stands for. They get nothing before [`State::list`].
+    pub(in crate::gate) fn place(&mut self, sites: Vec<Site>, now: Instant) -> Vec<(u16, Arc<Site>)> {
+        let place = |site| self.place_one(Arc::new(site), now);
+        sites.into_iter().filter_map(place).collect()
+    }
+
+    fn place_one(&mut self, site: Arc<Site>, now: Instant) -> Option<(u16, Arc<Site>)> {
+        let find = |servers: &BTreeMap<u16, Server>, fits: &dyn Fn(&Server) -> bool| {
+            servers.range(self.entries..).find(|(_, server)| fits(server)).map(|(index, _)| *index)
+        };
+        let same = |server: &Server| server.site.entry == site.entry && server.site.address == site.address;
+        if let Some(index) = find(&self.servers, &same) {
+            return Some((index, site));
+        }
+        let last = self.entries.saturating_add(MOST_FOUND);
+        let free = (self.entries..last).find(|index| !self.servers.contains_key(index));
+        // A server that nobody is on any more is forgotten when its place is needed.
+        let index =
+            free.or_else(|| find(&self.servers, &|server| server.presence == Presence::Gone && server.live == 0))?;
+        let health = Health::new(self.rules, Origin::AtStart, now);
+        self.servers.insert(index, Server::new(Site::clone(&site), Presence::Placed, health));
+        Some((index, site))
+    }
+
+    /// The name in this place of the configuration stands for these servers now, and for no others. Returns those that it
+    /// stood for before, and whoever need not wait any more.
+    pub(in crate::gate) fn list(
+        &mut self,
+        entry: u16,
+        listed: &[(u16, Arc<Site>)],
+        now: Instant,
+    ) -> (Vec<(u16, Arc<Site>)>, Called) {
+        // The first servers of a name are there from the start.
+        let first = !self.knows(entry);
+        let mut gone = Vec::new();
+        for (index, server) in self.servers.range_mut(self.entries..).filter(|(_, server)| server.site.entry == entry) {
+            let Some((_, site)) = listed.iter().find(|(other, _)| other == index) else {
+                if std::mem::replace(&mut server.presence, Presence::Gone) == Presence::Listed {
+                    gone.push((*index, server.site.clone()));
+                }
+                continue;
+            };
+            if !server.listed() {
+                let origin = if first { Origin::AtStart } else { Origin::Later };
+                server.health = Health::new(self.rules, origin, now);
+            }
+            server.presence = Presence::Listed;
+            if server.site != *site {
+                server.site = site.clone();
+            }
+        }
+        self.changed = true;
+        (gone, self.call(now))
+    }
+
+    /// Whether the name in this place of the configuration stands for any server.
+    pub(in crate::gate) fn knows(&self, entry: u16) -> bool {
+        self.servers.range(self.entries..).any(|(_, server)| server.site.entry == entry && server.listed())
+    }
+
+    /// A server that an earlier gate found by a name.
+    pub(in crate::gate) fn restore(&mut self, found: &Found, now: Instant) {
+        if !(self.entries..self.entries.saturating_add(MOST_FOUND)).contains(&found.server) {
+            return;
+        }
+        let site = Site {
+            address: Address::Inet(found.address),
+            host: Some(found.host.as_str().into()),
+            entry: found.entry,
+            weight: found.weight,
+            backup: found.backup,
+            most: found.most,
+        };
+        let health = Health::new(self.rules, Origin::AtStart, now);
+        let presence = if found.listed { Presence::Listed } else { Presence::Gone };
+        self.servers.insert(found.server, Server::new(site, presence, health));
+    }
+
+    /// A server has done what a client's request asked, or has not.
+    pub(in crate::gate) fn observed(&mut self, index: u16, good: bool, now: Instant) -> Called {
+        let Some(server) = self.servers.get_mut(&index) else { return Called::new() };
+        server.failed += u64::from(!good);
+        let should = server.health.observed(good, now);
+        let may = should && may_eject(&self.seen(now), index, self.min_up);
+        if let Some(server) = self.servers.get_mut(&index).filter(|_| may) {
+            server.health.eject(now);
+        }
+        self.call(now)
+    }
+
+    /// A check of a server has ended.
+    pub(in crate::gate) fn checked(&mut self, index: u16, good: bool, now: Instant) -> Called {
+        if let Some(server) = self.servers.get_mut(&index) {
+            server.health.checked(good, now);
+        }
+        self.call(now)
+    }
+
+    /// What a server is good for.
+    pub(in crate::gate) fn standing(&self, index: u16, now: Instant) -> Option<Standing> {
+        self.servers.get(&index).map(|server| server.health.standing(now))
+    }
+
+    /// How the servers stand that are in the configuration, or that names stand for.
+    fn seen(&self, now: Instant) -> Vec<Seen> {
+        let listed = self.servers.iter().filter(|(_, server)| server.listed());
+        let seen = listed.map(|(index, server)| Seen {
+            server: *index,
+            backup: server.site.backup,
+            draining: server.site.weight == 0,
+            standing: server.health.standing(now),
+        });
+        seen.collect()
+    }
+
+    /// What is known of a server.
+    pub(in crate::gate) fn server(&self, server: u16) -> Option<&Server> {
+        self.servers.get(&server)
+    }
+
+    /// All servers with their indices.
+    pub(in crate::gate) fn servers(&self) -> impl Iterator<Item = (u16, &Server)> {
+        self.servers.iter().map(|(index, server)| (*index, server))
+    }
+
+    /// Finds out which servers take new requests at this time, and tells the balancer if they are others than before.
+    fn refresh(&mut self, now: Instant) {
+        let chosen = choose(&self.seen(now), self.min_up);
+        if chosen == self.chosen && !self.changed {
+            return;
+        }
+        let member = |index: &u16| {
+            let site = &self.servers.get(index)?.site;
+            Some(Member { server: *index, name: site.address.to_string(), weight: site.weight })
+        };
+        let members: Vec<Member> = chosen.members.iter().filter_map(member).collect();
+        if members != self.members {
+            self.balancer.set_members(&members);
+            self.members = members;
+        }
+        (self.chosen, self.changed) = (chosen, false);
+    }
+
+    /// For the metrics.
+    pub(in crate::gate) fn row(&mut self, name: &str, now: Instant) -> BackendRow {
+        self.refresh(now);
+        let shown = self.servers.values().filter(|server| server.listed() || server.live > 0);
+        let row = |server: &Server| ServerRow {
+            address: server.site.address.to_string(),
+            state: server.state(now),
+            connections: server.live.into(),
+            picks: server.picked,
+            failures: server.failed,
+        };
+        let (waiting, panic) = (self.queue.len() as u64, self.chosen.panic);
+        BackendRow { name: name.to_owned(), waiting, panic, servers: shown.map(row).collect() }
+    }
+
+    /// Those of these servers that are not full.
+    fn candidates(&self, of: &[u16], now: Instant) -> Vec<Candidate> {
+        let candidate = |index: &u16| {
+            let server = self.servers.get(index).filter(|server| server.has_room())?;
+            let share = share(server.health.up_since(), now, self.slow_start);
+            Some(Candidate { server: *index, weight: f64::from(server.site.weight) * share, live: server.live })
+        };
+        of.iter().filter_map(candidate).collect()
+    }
+
+    /// Gives places that are free to those who wait, in the order in which they came.
+    pub(in crate::gate) fn call(&mut self, now: Instant) -> Called {
+        self.refresh(now);
+        let mut called = Called::new();
+        if self.queue.len() == 0 {
+            return called;
+        }
+        let members = self.chosen.members.clone();
+        // Whose own server takes no more looks for another.
+        while let Some(ticket) = self.queue.forsaken(&members) {
+            called.push((ticket, None));
+        }
+        let mut candidates = self.candidates(&members, now);
+        // Who waits is served by any server; which one its request would like best was asked when all were full.
+        while let Some(server) = self.balancer.pick(&candidates, &Ask { key: None, random: [0; 2] }) {
+            match self.queue.freed(server) {
+                Some(ticket) => {
+                    self.sit(server);
+                    called.push((ticket, Some(server)));
+                    candidates = self.candidates(&members, now);
+                }
+                None => candidates.retain(|candidate| candidate.server != server),
+            }
+        }
+        called
+    }
+
+    fn has_room(&self, server: u16) -> bool {
+        self.servers.get(&server).is_some_and(Server::has_room)
+    }
+}
+
+impl Server {
+    /// It is in the configuration, or a name stands for it now.
+    pub(in crate::gate) fn listed(&self) -> bool {
+        self.presence == Presence::Listed
+    }
+
+    fn new(site: Site, presence: Presence, health: Health) -> Self {
+        Self { site: Arc::new(site), presence, live: 0, health, picked: 0, failed: 0 }
+    }
+
+    /// The word in the metrics.
+    fn state(&self, now: Instant) -> &'static str {
+        match self.health.standing(now) {
+            _ if !self.listed() => "gone",
+            _ if self.site.weight == 0 => "draining",
+            Standing::Up => "up",
+            Standing::New => "new",
+            Standing::Down => "down",
+            Standing::Ejected => "ejected",
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.site.most == 0 || self.live < self.site.most
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,285 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Config;
+
+fn backend(servers: &str, more: &str) -> Backend {
+    let text = format!(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nbackend = \"app\"\n\
+         [[backend]]\nname = \"app\"\nservers = [{servers}]\n{more}\n"
+    );
+    Config::parse(&text, "test").unwrap().backends.remove(0)
+}
+
+fn state(servers: &str, more: &str, now: Instant) -> State {
+    State::new(&backend(servers, more), now)
+}
+
+const ASK: Ask = Ask { key: None, random: [0; 2] };
+
+fn wish<'a>(kept: Option<u16>, tried: &'a [u16]) -> Wish<'a> {
+    Wish { ask: ASK, kept, tried }
+}
+
+/// Asks while nobody waits.
+fn ask(state: &mut State, wish: &Wish<'_>, now: Instant) -> Answer {
+    let (answer, called) = state.ask(wish, now);
+    assert!(called.is_empty(), "{called:?}");
+    answer
+}
+
+fn site(address: &str) -> Site {
+    let (address, host) = (address.parse().unwrap(), Some("app.test".into()));
+    Site { address, host, entry: 0, weight: 1, backup: false, most: 0 }
+}
+
+const TWO: &str = "'10.0.0.1:80', '10.0.0.2:80'";
+
+#[test]
+fn a_client_comes_back_to_its_server_while_that_takes_requests() {
+    let now = Instant::now();
+    let mut draining = state("'10.0.0.1:80', { address = '10.0.0.2:80', weight = 0 }", "", now);
+    for _ in 0..4 {
+        assert_eq!(ask(&mut draining, &wish(Some(0), &[]), now), Answer::Go(0));
+        assert_eq!(ask(&mut draining, &wish(Some(1), &[]), now), Answer::Go(0), "a draining one gets nothing");
+        assert_eq!(ask(&mut draining, &wish(Some(7), &[]), now), Answer::Go(0), "there is none such");
+    }
+    assert_eq!(ask(&mut draining, &wish(None, &[0]), now), Answer::Nobody);
+    let mut two = state(TWO, "", now);
+    assert_eq!(ask(&mut two, &wish(Some(1), &[1]), now), Answer::Go(0), "it has been tried");
+    let mut all_drain = state("{ address = '10.0.0.1:80', weight = 0 }", "", now);
+    assert_eq!(ask(&mut all_drain, &wish(None, &[]), now), Answer::Nobody);
+}
+
+#[test]
+fn a_backup_serves_while_nobody_else_does() {
+    let now = Instant::now();
+    let servers = "'10.0.0.1:80', { address = '10.0.0.2:80', backup = true }";
+    let mut state = state(servers, "check = { kind = 'tcp', rise = 1, fall = 1 }", now);
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(0));
+    state.checked(0, false, now);
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(1));
+    state.checked(0, true, now);
+    assert_eq!(ask(&mut state, &wish(Some(1), &[]), now), Answer::Go(0), "clients do not stay on a backup");
+}
+
+#[test]
+fn who_waits_for_one_server_is_called_when_that_goes() {
+    let now = Instant::now();
+    let servers = "{ address = '10.0.0.1:80', max_connections = 1 }, '10.0.0.2:80'";
+    let mut state = state(servers, "queue = { length = 2 }\ncheck = { kind = 'tcp', rise = 1, fall = 1 }", now);
+    assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Go(0));
+    let Answer::Wait(ticket) = ask(&mut state, &wish(Some(0), &[]), now) else { panic!() };
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(1), "others have room elsewhere");
+    assert_eq!(state.checked(0, false, now), [(ticket, None)], "and must ask again");
+    assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Go(1));
+}
+
+#[test]
+fn servers_of_a_name_keep_their_index_as_long_as_somebody_is_on_them() {
+    let now = Instant::now();
+    let mut state = state("'app.test:80', '10.9.9.9:80'", "", now);
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(1), "nothing is known of the name yet");
+    let sites = |list: &[&str]| list.iter().map(|address| site(address)).collect::<Vec<_>>();
+    let placed = state.place(sites(&["10.0.0.1:80", "10.0.0.2:80"]), now);
+    assert_eq!(placed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(ask(&mut state, &wish(Some(2), &[]), now), Answer::Go(1), "it is not listed yet");
+    assert!(state.list(0, &placed, now).0.is_empty());
+    assert_eq!(ask(&mut state, &wish(Some(2), &[]), now), Answer::Go(2));
+    // The name stands for another one now; the first is in use still.
+    let placed = state.place(sites(&["10.0.0.2:80", "10.0.0.3:80"]), now);
+    assert_eq!(placed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [3, 4]);
+    let gone = state.list(0, &placed, now).0;
+    assert_eq!(gone.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [2]);
+    assert_eq!(state.server(2).unwrap().live, 1);
+    assert_ne!(ask(&mut state, &wish(Some(2), &[]), now), Answer::Go(2));
+    // It comes back where it was.
+    let placed = state.place(sites(&["10.0.0.1:80"]), now);
+    assert_eq!(placed[0].0, 2);
+    assert_eq!(state.list(0, &placed, now).0.len(), 2);
+}
+
+#[test]
+fn more_servers_than_there_may_be_are_left_out() {
+    let now = Instant::now();
+    let mut state = state("'app.test:80'", "", now);
+    let many = |from: u32, count: u32| -> Vec<Site> {
+        (from..from + count).map(|n| site(&format!("10.{}.{}.{}:80", n >> 16, n >> 8 & 255, n & 255))).collect()
+    };
+    let placed = state.place(many(0, 1200), now);
+    assert_eq!(placed.len(), usize::from(MOST_FOUND));
+    state.list(0, &placed, now);
+    assert_eq!(ask(&mut state, &wish(Some(5), &[]), now), Answer::Go(5));
+    assert!(state.place(many(5000, 1200), now).is_empty(), "the others are listed");
+    state.list(0, &[], now);
+    // All have gone. But for the one that somebody is on, their places are others'.
+    let others = state.place(many(5000, 1200), now);
+    assert_eq!(others.len(), usize::from(MOST_FOUND) - 1);
+    assert!(others.iter().all(|(index, _)| *index != 5));
+    assert!(state.place(many(9000, 1), now).is_empty(), "what has just been placed is nobody else's");
+}
+
+#[test]
+fn a_server_that_is_back_begins_slowly() {
+    let now = Instant::now();
+    let more = "check = { kind = 'tcp', rise = 1, fall = 1 }\nslow_start = '100s'";
+    let mut state = state(TWO, more, now);
+    state.checked(1, false, now);
+    state.checked(1, true, now);
+    let mut counts = [0i32; 2];
+    for _ in 0..110 {
+        let Answer::Go(server) = ask(&mut state, &wish(None, &[]), now) else { panic!() };
+        counts[usize::from(server)] += 1;
+    }
+    assert_eq!(counts, [100, 10]);
+    let mut counts = [0i32; 2];
+    for _ in 0..110 {
+        let Answer::Go(server) = ask(&mut state, &wish(None, &[]), now + Duration::from_secs(100)) else { panic!() };
+        counts[usize::from(server)] += 1;
+    }
+    assert!(counts[1].abs_diff(55) <= 5, "{counts:?}");
+}
+
+#[test]
+fn a_server_that_fails_is_left_out_and_comes_back() {
+    let now = Instant::now();
+    let mut state = state(TWO, "ejection = { failures = 3, time = '10s' }", now);
+    for _ in 0..3 {
+        assert_eq!(state.standing(0, now), Some(Standing::Up));
+        state.observed(0, false, now);
+    }
+    assert_eq!(state.standing(0, now), Some(Standing::Ejected));
+    for _ in 0..3 {
+        state.observed(1, false, now);
+    }
+    assert_eq!(state.standing(1, now), Some(Standing::Up), "somebody must serve");
+    assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Go(1));
+    assert_eq!(ask(&mut state, &wish(Some(0), &[]), now + Duration::from_secs(10)), Answer::Go(0));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask(Option<u16>),
+    Retry(u16),
+    Leave(usize),
+    GiveUp(usize),
+    Checked(u16, bool),
+    Observed(u16, bool),
+    Later(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let server = 0u16..3;
+    prop_oneof![
+        5 => proptest::option::of(server.clone()).prop_map(Step::Ask),
+        1 => server.clone().prop_map(Step::Retry),
+        4 => (0usize..9).prop_map(Step::Leave),
+        1 => (0usize..4).prop_map(Step::GiveUp),
+        2 => (server.clone(), any::<bool>()).prop_map(|(server, good)| Step::Checked(server, good)),
+        2 => (server, any::<bool>()).prop_map(|(server, good)| Step::Observed(server, good)),
+        1 => (1u64..20).prop_map(Step::Later),
+    ]
+}
+
+/// Who is where, by what the state has said.
+#[derive(Default)]
+struct World {
+    on: Vec<u16>,
+    waiting: BTreeMap<Ticket, Option<u16>>,
+}
+
+impl World {
+    fn ask(&mut self, state: &mut State, wish: &Wish<'_>, now: Instant) -> Answer {
+        let (answer, called) = state.ask(wish, now);
+        self.called(called);
+        answer
+    }
+
+    fn called(&mut self, called: Called) {
+        for (ticket, server) in called {
+            let wants = self.waiting.remove(&ticket).expect("only who waits is called");
+            if let Some(server) = server {
+                assert!(wants.is_none_or(|wants| wants == server), "it wanted {wants:?} and got {server}");
+                self.on.push(server);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever happens: counts are right, no server has more than it may, and nobody waits for a place that is free.
+    #[test]
+    fn nobody_waits_for_a_place_that_is_free(
+        most in proptest::array::uniform3(1u32..3),
+        length in 0u32..4,
+        balance in prop_oneof![Just("round-robin"), Just("least-connections"), Just("power-of-two"), Just("source-ip")],
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        let mut now = Instant::now();
+        let servers: Vec<String> = (0..).zip(most).map(|(n, most)| {
+            format!("{{ address = '10.0.0.{n}:80', max_connections = {most}, backup = {} }}", n == 2)
+        }).collect();
+        let more = format!(
+            "balance = '{balance}'\nqueue = {{ length = {length} }}\nejection = {{ failures = 2, time = '5s' }}\n\
+             check = {{ kind = 'tcp', rise = 1, fall = 2 }}"
+        );
+        let mut state = state(&servers.join(", "), &more, now);
+        let mut world = World::default();
+        for step in steps {
+            match step {
+                Step::Ask(kept) => match world.ask(&mut state, &wish(kept, &[]), now) {
+                    Answer::Go(server) => world.on.push(server),
+                    Answer::Wait(ticket) => {
+                        let own = kept.filter(|kept| state.chosen.members.contains(kept));
+                        world.waiting.insert(ticket, own);
+                    }
+                    Answer::Full => {}
+                    Answer::Nobody => prop_assert!(false, "there are servers"),
+                },
+                Step::Retry(tried) => match world.ask(&mut state, &wish(None, &[tried]), now) {
+                    Answer::Go(server) => {
+                        prop_assert_ne!(server, tried);
+                        world.on.push(server);
+                    }
+                    Answer::Wait(_) => prop_assert!(false, "who has tried one does not wait"),
+                    Answer::Full | Answer::Nobody => {}
+                },
+                Step::Leave(place) if place < world.on.len() => {
+                    let server = world.on.swap_remove(place);
+                    world.called(state.leave(server, now));
+                }
+                Step::GiveUp(place) => {
+                    if let Some(ticket) = world.waiting.keys().nth(place).copied() {
+                        world.waiting.remove(&ticket);
+                        state.cancel(ticket);
+                    }
+                }
+                Step::Checked(server, good) => world.called(state.checked(server, good, now)),
+                Step::Observed(server, good) => world.called(state.observed(server, good, now)),
+                Step::Later(seconds) => now += Duration::from_secs(seconds),
+                Step::Leave(_) => {}
+            }
+            for (server, most) in (0u16..).zip(most) {
+                let on = world.on.iter().filter(|on| **on == server).count();
+                prop_assert_eq!(state.server(server).unwrap().live as usize, on);
+                prop_assert!(on <= most as usize);
+            }
+            prop_assert_eq!(state.queue.len(), world.waiting.len());
+            prop_assert!(world.waiting.len() <= length as usize);
+            // Time alone tells nobody anything.
+            let free: BTreeSet<u16> = state.chosen.members.iter().copied().filter(|server| state.has_room(*server)).collect();
+            if !matches!(step, Step::Later(_) | Step::GiveUp(_)) {
+                prop_assert!(world.waiting.values().all(|wants| match wants {
+                    Some(wants) => !free.contains(wants),
+                    None => free.is_empty(),
+                }), "{free:?} {:?}", world.waiting);
+            }
+        }
+    }
+}
