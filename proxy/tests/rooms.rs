@@ -31,6 +31,8 @@ const PURE: &[&str] = &[
     "refusal.rs",
     "pages.rs",
     "sticky.rs",
+    "auth",
+    "cookies.rs",
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -1,4 +1,5 @@
 // A web application: a page, a WebSocket echo (npm's ws), and a place for the page to tell how it went, which is printed.
+// The page offers the subprotocol `echo`, or those that its own query names: `?protocols=a,b`.
 // Prints its port first, then serves until it is killed. /echo sends a request's body back; /bytes?n=… sends so many.
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
@@ -6,7 +7,8 @@ import { createRequire } from "node:module";
 const { WebSocketServer } = createRequire(process.argv.at(-1) + "/")("ws");
 const page = `<!doctype html><title>page</title><script>
 const tell = (text) => fetch("/told?" + encodeURIComponent(text), { method: "POST" });
-const socket = new WebSocket((location.protocol === "https:" ? "wss://" : "ws://") + location.host + "/ws", ["echo"]);
+const offered = (new URLSearchParams(location.search).get("protocols") ?? "echo").split(",");
+const socket = new WebSocket((location.protocol === "https:" ? "wss://" : "ws://") + location.host + "/ws", offered);
 const messages = ["grüß Gott", "x".repeat(100000), ""];
 let next = 0;
 const send = () => (next < messages.length ? socket.send(messages[next]) : socket.close(4001, "done"));

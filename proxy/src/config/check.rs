@@ -29,6 +29,7 @@ impl Config {
             .or_else(|| self.listeners_wrong())
             .or_else(|| self.backends_wrong())
             .or_else(|| self.routes_wrong())
+            .or_else(|| self.auth_wrong())
             .or_else(|| self.limits_wrong())
             .or_else(|| self.errors_wrong())
     }

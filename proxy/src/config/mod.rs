@@ -4,6 +4,7 @@
 
 mod access;
 mod address;
+mod auth;
 mod backend;
 mod balance;
 mod change;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{Access, Peers};
 pub use address::{Address, AddressError};
+pub use auth::{Auth, AuthApiKey, AuthBasic, AuthForward, AuthJwt, AuthSource, JwtAlgorithm};
 pub use backend::{Backend, BackendTls, Queue, SameSite, Sticky};
 pub use balance::{Balance, HashOn};
 pub use change::{HeaderEdits, Rewrite};
@@ -78,6 +80,9 @@ pub struct Config {
     #[serde(default, rename = "route")]
     #[schemars(length(min = 1), extend("default" = null))]
     pub routes: Vec<Route>,
+    /// How clients show who they are, for the routes that ask for it. None: every client may use every route.
+    #[serde(default)]
+    pub auth: Vec<Auth>,
     /// Who is behind Sluice.
     #[serde(default, rename = "backend")]
     #[schemars(length(min = 1), extend("default" = null))]
@@ -218,6 +223,9 @@ impl Config {
             for file in listener.tls.iter_mut().flat_map(Tls::files_mut) {
                 *file = folder.join(&*file);
             }
+        }
+        for file in self.auth.iter_mut().flat_map(Auth::files_mut) {
+            *file = folder.join(&*file);
         }
         for backend in &mut self.backends {
             backend.servers.iter_mut().for_each(|server| server.resolve(folder));

@@ -69,7 +69,7 @@ impl Writer<'_> {
             _ if required => "required".into(),
             None => "default: none".into(),
             Some(Value::Array(list)) if list.is_empty() => "default: none".into(),
-            Some(default) => format!("default: `{default}`"),
+            Some(default) => format!("default: `{}`", toml(default)),
         };
         let effect = match self.is_watched(property) {
             true => "new contents: while running, another path: restart",
@@ -219,6 +219,18 @@ fn integer(schema: &Value) -> String {
     let unit = text(schema, "x-unit");
     let unit = if unit.is_empty() { String::new() } else { format!(", {unit}") };
     format!("integer{unit}{range}")
+}
+
+/// A value as TOML writes it in one line.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        Value::Object(table) => {
+            let pairs: Vec<String> = table.iter().map(|(key, value)| format!("{key} = {}", toml(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        single => single.to_string(),
+    }
 }
 
 /// `WatchedFile` as `Watched file`.

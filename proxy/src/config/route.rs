@@ -62,6 +62,11 @@ pub struct Route {
     /// Clients that it does not serve, also if they are in `allow`. None: nobody.
     #[serde(default)]
     pub deny: Vec<Peers>,
+    /// The `name`s of the [[auth]] by which clients may enter: any one of them is enough. They are tried in this order,
+    /// and who shows nothing is told what the first one wants. It holds for WebSocket handshakes and plain HTTP alike.
+    /// None: every client may enter.
+    #[serde(default)]
+    pub auth: Vec<String>,
     /// What becomes of requests that are no WebSocket handshake.
     #[serde(default)]
     pub http: HttpMode,
@@ -107,6 +112,7 @@ impl Default for Route {
             no_origin: NoOrigin::default(),
             allow: Vec::new(),
             deny: Vec::new(),
+            auth: Vec::new(),
             http: HttpMode::default(),
             backend: "default".into(),
             timeouts: RouteTimeouts::default(),

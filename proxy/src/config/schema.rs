@@ -69,7 +69,7 @@ text!(
 text!(
     WatchedFile,
     "WatchedFile",
-    "The path of a file in PEM format. A relative one starts at the folder of the configuration file. The keeper looks \
+    "The path of a file. A relative one starts at the folder of the configuration file. The keeper looks \
      at these files once a second, and on SIGHUP; changed contents are taken without a restart.",
     ".",
     ["cert.pem", "/etc/sluice/cert.pem"],

@@ -93,6 +93,8 @@ fn the_examples_are_what_the_schema_allows() {
     for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         let text = std::fs::read_to_string(&file).unwrap();
         assert_eq!(wrong(&text), Vec::<String>::new(), "{}", file.display());
+        let config = Config::parse(&text, "example").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        crate::gate::check(&config).unwrap_or_else(|error| panic!("{}: {error:#}", file.display()));
     }
 }
 

@@ -13,7 +13,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use proxy_common::layout::{Direction, PairCounters};
 use tokio::net::TcpStream;
@@ -167,7 +167,7 @@ impl Carry {
             backend: pair.backend,
             to_backend,
             to_client,
-            limits: Limits::new(place.gate.config.ages(pair.facts.route)),
+            limits: Limits::new(place.gate.config.ages(pair.facts.route), pair.facts.time_left(SystemTime::now())),
             // A round that is over: the first look comes with the first turn, behind what was sent before.
             patrol: Some(place.gate.patrol.round().wrapping_sub(1)),
             place,

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use anyhow::Context as _;
 use zeroize::Zeroizing;
 
+use super::auth::Check;
 use super::tls::{Acceptor, Connector, Roots};
 use super::{Gate, sticky};
 use crate::config::Config;
@@ -50,6 +51,8 @@ pub(super) struct Loaded {
     connectors: HashMap<u16, Arc<Connector>>,
     /// By the index of the backend; those whose cookies have configured keys. The first one signs.
     cookie_keys: HashMap<u16, Vec<CookieKey>>,
+    /// By the index of the [[auth]]; all of them.
+    checks: Vec<Arc<Check>>,
 }
 
 impl Loaded {
@@ -78,6 +81,12 @@ impl Loaded {
             let connector = Connector::new(index, tls, files, &mut roots);
             let connector = connector.with_context(|| format!("backend {:?}", backend.name))?;
             loaded.connectors.insert(index, Arc::new(connector));
+        }
+        let named = |role| files::named(config).iter().any(|(other, _)| *other == role);
+        for (auth, settings) in (0..).zip(&config.auth) {
+            let role = FileRole::Auth { auth };
+            let file = if named(role) { files.bytes(role)? } else { Zeroizing::default() };
+            loaded.checks.push(Arc::new(Check::new(config, settings, &file)?));
         }
         Ok(loaded)
     }
@@ -138,6 +147,12 @@ impl InUse {
     /// A backend's TLS, if it has it.
     pub(super) fn connector(&self, backend: u16) -> Option<Arc<Connector>> {
         self.now().connectors.get(&backend).cloned()
+    }
+
+    /// The checks of these indices. (There is one for every [[auth]].)
+    pub(super) fn checks(&self, auth: &[u16]) -> Vec<Arc<Check>> {
+        let now = self.now();
+        auth.iter().filter_map(|index| now.checks.get(usize::from(*index)).cloned()).collect()
     }
 }
 

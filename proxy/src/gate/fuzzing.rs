@@ -25,6 +25,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 
+pub use super::auth::fuzzing::credentials;
 use super::exchange::Exchange;
 use super::handshake::{Opening, Scheme, Visitor, check_framing, check_switch, forward, http2, key};
 use super::judge::{Kind, Verdict};

@@ -4,11 +4,13 @@
 //! the keeper. What it carries itself (a side speaks TLS, with its keys in userspace) ends with it; nothing else does.
 
 mod admission;
+mod auth;
 mod balance;
 mod boot;
 mod carrier;
 mod carry;
 mod control;
+mod cookies;
 mod dial;
 mod exchange;
 mod files;
@@ -53,7 +55,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use self::admission::Admission;
@@ -107,6 +109,8 @@ struct Gate {
     admission: Admission,
     pool: Pool,
     seats: Arc<Seats>,
+    /// As many passwords as may be verified at one time.
+    passwords: Arc<Semaphore>,
     last_id: AtomicU64,
 }
 
@@ -147,6 +151,7 @@ pub fn run(control: OwnedFd) -> anyhow::Result<()> {
 pub fn check(config: &Config) -> anyhow::Result<()> {
     Routes::new(config)?;
     Pages::new(config)?;
+    auth::check(config)?;
     let length = postcard::to_stdvec(config).context("the configuration cannot be sent to the gate")?.len();
     let most = MAX_MESSAGE - BESIDE_CONFIG;
     anyhow::ensure!(
@@ -190,6 +195,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         admission,
         pool: Pool::default(),
         seats: Seats::new(&hello.config, &held.pairs, stats),
+        passwords: Arc::new(Semaphore::new(passwords_at_once())),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
         config: hello.config,
@@ -239,6 +245,11 @@ fn fleets(config: &Config, held: &Held, loaded: &Loaded, secret: &CookieKey) -> 
         }
     }
     Ok(fleets)
+}
+
+/// Half of the processors: the others go on with the handshakes that need no password.
+fn passwords_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 fn arming(ability: Ability, relay: &Relay) -> Arming {

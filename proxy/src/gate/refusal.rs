@@ -185,6 +185,24 @@ refusals! {
     /// The connection of a proxy that `proxy_protocol.from` names does not begin with a PROXY header.
     ProxyHeader: 49, BAD_REQUEST, "http_request_error", "proxy-header",
         "the connection does not begin with a PROXY header";
+    /// The route asks who a client is, and the request does not say.
+    AuthMissing: 50, UNAUTHORIZED, "http_request_denied", "auth-missing",
+        "this service wants to know who you are";
+    /// The token, password or key that the request shows is not good, or there are two of it.
+    AuthInvalid: 51, UNAUTHORIZED, "http_request_denied", "auth-invalid",
+        "what the request shows does not let it enter";
+    /// The token was good, and has expired.
+    TokenExpired: 52, UNAUTHORIZED, "http_request_denied", "token-expired",
+        "the token has expired";
+    /// The service of a `forward` refused; the client gets its status, 401, 403 or a redirection, instead of this one.
+    AuthDenied: 53, FORBIDDEN, "http_request_denied", "auth-denied",
+        "you may not enter here";
+    /// The service of a `forward` cannot be reached, was late, or did not say yes or no.
+    AuthService: 54, SERVICE_UNAVAILABLE, "destination_unavailable", "auth-service",
+        "who you are cannot be found out now";
+    /// Too many passwords are being verified.
+    AuthBusy: 55, SERVICE_UNAVAILABLE, "connection_limit_reached", "auth-busy",
+        "too many others are logging in";
     /// The client is beyond the `handshakes` of `limits.per_client`, or of the route's.
     ClientRate: 58, TOO_MANY_REQUESTS, "http_request_denied", "client-rate",
         "this address connects too often";

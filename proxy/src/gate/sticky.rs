@@ -14,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cookie::{Cookie, SameSite};
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 
+use super::cookies;
 use crate::config;
 use crate::handoff::CookieKey;
 
@@ -152,27 +153,7 @@ impl Sticky {
 
     /// Takes the cookie out of a request: it is nothing to the backend.
     pub(super) fn strip(&self, headers: &mut HeaderMap) {
-        let ours = |crumb: &[u8]| {
-            let name = crumb.split(|byte| *byte == b'=').next().unwrap_or_default();
-            name.trim_ascii() == self.name.as_bytes()
-        };
-        if !headers.get_all(COOKIE).iter().any(|value| value.as_bytes().split(|byte| *byte == b';').any(ours)) {
-            return;
-        }
-        let kept: Vec<Vec<u8>> = headers
-            .get_all(COOKIE)
-            .iter()
-            .map(|value| {
-                let crumbs = value.as_bytes().split(|byte| *byte == b';').filter(|crumb| !ours(crumb));
-                crumbs.collect::<Vec<_>>().join(&b';').trim_ascii().to_vec()
-            })
-            .filter(|value| !value.is_empty())
-            .collect();
-        headers.remove(COOKIE);
-        for value in kept {
-            // Parts of a header value are one too.
-            let _ = HeaderValue::from_bytes(&value).map(|value| headers.append(COOKIE, value));
-        }
+        cookies::strip(headers, self.name.as_bytes());
     }
 }
 

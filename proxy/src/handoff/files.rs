@@ -62,6 +62,11 @@ pub enum FileRole {
         /// Which of its keys; 0: the one that signs.
         place: u16,
     },
+    /// What clients' credentials are checked with: keys, a secret, or a list of users or keys.
+    Auth {
+        /// Which [[auth]].
+        auth: u16,
+    },
 }
 
 /// Every file that the configuration names, with its place in the file system.
@@ -86,6 +91,12 @@ pub fn named(config: &Config) -> Vec<(FileRole, PathBuf)> {
             (FileRole::BackendKey { backend }, &tls.key),
         ];
         files.extend(roles.into_iter().filter_map(|(role, path)| Some((role, path.clone()?))));
+    }
+    for (auth, settings) in (0..).zip(&config.auth) {
+        let jwt = settings.jwt.as_ref().and_then(|jwt| jwt.keys.as_ref().or(jwt.secret.as_ref()));
+        let lists = settings.basic.as_ref().map(|basic| &basic.users);
+        let file = jwt.or(lists).or(settings.api_key.as_ref().map(|keys| &keys.keys));
+        files.extend(file.map(|path| (FileRole::Auth { auth }, path.clone())));
     }
     files
 }
@@ -152,10 +163,13 @@ mod tests {
         let text = "[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.tls]\ncertificate = \"a\"\nkey = \"b\"\n\
                     certificates = [{ certificate = \"c\", key = \"d\" }]\nclient_auth = { ca = \"e\" }\n\
                     [[route]]\nbackend = \"x\"\n[[backend]]\nname = \"x\"\nservers = [\"127.0.0.1:9\"]\n\
-                    sticky = { keys = [\"f\", \"g\"] }\ntls = { ca = \"h\", certificate = \"i\", key = \"j\" }\n";
+                    sticky = { keys = [\"f\", \"g\"] }\ntls = { ca = \"h\", certificate = \"i\", key = \"j\" }\n\
+                    [[auth]]\nname = \"1\"\njwt = { keys = \"k\" }\n[[auth]]\nname = \"2\"\njwt = { secret = \"l\" }\n\
+                    [[auth]]\nname = \"3\"\nbasic = { users = \"m\" }\n[[auth]]\nname = \"4\"\napi_key = { keys = \"n\" }\n\
+                    [[auth]]\nname = \"5\"\nforward = { backend = \"x\" }\n";
         let files = named(&Config::parse(text, "test").unwrap());
         let paths: Vec<_> = files.iter().map(|(_, path)| path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
+        assert_eq!(paths, ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n"]);
         assert_eq!(files[3].0, FileRole::Key { listener: 0, place: 1 });
     }
 }

@@ -4,6 +4,9 @@
 //! (SCM_RIGHTS). The keeper trusts nothing in what the gate sends: indices are checked, texts are bounded, and a
 //! message that cannot be understood closes its descriptors.
 
+use std::num::NonZeroU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use proxy_common::layout::PairCounters;
 use serde::{Deserialize, Serialize};
 use zeroize::ZeroizeOnDrop;
@@ -131,11 +134,13 @@ pub enum EndReason {
     TlsKeyUpdate,
     /// As many records were sent as a TLS key is good for, and this kernel or TLS version cannot change it.
     TlsKeyLimit,
+    /// The token that the client has entered with has expired (`end_at_expiry`).
+    TokenExpired,
 }
 
 impl EndReason {
     /// All, in the order of their values.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Finished,
         Self::ClientFailed,
         Self::BackendFailed,
@@ -148,6 +153,7 @@ impl EndReason {
         Self::TlsProtocol,
         Self::TlsKeyUpdate,
         Self::TlsKeyLimit,
+        Self::TokenExpired,
     ];
 
     /// Of a pair with a TLS connection that cannot go on.
@@ -177,6 +183,7 @@ impl EndReason {
             Self::TlsProtocol => "tls-protocol",
             Self::TlsKeyUpdate => "tls-key-update",
             Self::TlsKeyLimit => "tls-key-limit",
+            Self::TokenExpired => "token-expired",
         }
     }
 }
@@ -208,6 +215,18 @@ pub struct Facts {
     pub server: u16,
     /// When the client's connection was accepted: milliseconds since the Unix epoch.
     pub accepted_ms: u64,
+    /// When it ends, whatever else is so, if it has such an end: milliseconds since the Unix epoch.
+    pub expires_ms: Option<NonZeroU64>,
+}
+
+impl Facts {
+    /// How long the pair may last, if it has an end of its own. Wall clocks jump: this is for the one moment at which it is
+    /// taken over.
+    #[must_use]
+    pub fn time_left(&self, now: SystemTime) -> Option<Duration> {
+        let ends = UNIX_EPOCH.checked_add(Duration::from_millis(self.expires_ms?.get()))?;
+        Some(ends.duration_since(now).unwrap_or_default())
+    }
 }
 
 /// A pair whose handshakes are done on both sides, and whose TLS keys, if it has any, are in the kernel. Two descriptors

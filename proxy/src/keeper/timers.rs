@@ -13,6 +13,8 @@ pub(super) enum Reason {
     Closing,
     /// The idle or the lifetime limit.
     Limit,
+    /// The end that the pair has of its own.
+    Expiry,
 }
 
 /// A pair and why. `generation` tells it from a later tenant of its slot.

@@ -20,6 +20,7 @@ fn row(engine: Engine) -> PairRow {
             backend: 0,
             server: 0,
             accepted_ms: 0,
+            expires_ms: None,
         },
         engine,
         why_not: None,

@@ -21,8 +21,7 @@ const PROGRAMS: [(&str, &str); 5] = [
 /// Installs what is missing, and returns the folder of the tools that are not the system's.
 pub(crate) fn install() -> PathBuf {
     let folder = target().join("test-tools");
-    let steps =
-        [("Debian packages", packages(&PROGRAMS)), ("PyPI websockets", websockets(&folder)), ("npm", modules(&folder))];
+    let steps = [("Debian packages", packages(&PROGRAMS)), ("PyPI", libraries(&folder)), ("npm", modules(&folder))];
     for (what, done) in steps {
         if let Err(error) = done {
             eprintln!("note: {what}: {error:#}; the tests that need it will be skipped");
@@ -55,24 +54,30 @@ pub(crate) fn packages(programs: &[(&str, &str)]) -> anyhow::Result<()> {
     )
 }
 
-/// Whether this interpreter has the library.
-fn has_websockets(python: &Path) -> bool {
-    Command::new(python).args(["-c", "import websockets"]).output().is_ok_and(|output| output.status.success())
+/// What the tests use of PyPI.
+const LIBRARIES: [&str; 4] = ["websockets", "PyJWT[crypto]", "bcrypt", "argon2-cffi"];
+
+/// Whether this interpreter has the libraries.
+fn has_libraries(python: &Path) -> bool {
+    Command::new(python)
+        .args(["-c", "import websockets, jwt, cryptography, bcrypt, argon2"])
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
-fn websockets(folder: &Path) -> anyhow::Result<()> {
+fn libraries(folder: &Path) -> anyhow::Result<()> {
     let python = folder.join("venv/bin/python");
-    if has_websockets(&python) {
+    if has_libraries(&python) {
         return Ok(());
     }
     let venv = folder.join("venv");
     if must_run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv)).is_ok() {
-        return must_run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "websockets"]));
+        return must_run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(LIBRARIES));
     }
     // Debian's python3 without python3-venv: an interpreter that looks into one more folder does as well.
     let packages = folder.join("python");
     must_run(
-        Command::new("python3").args(["-m", "pip", "install", "--quiet", "--target"]).arg(&packages).arg("websockets"),
+        Command::new("python3").args(["-m", "pip", "install", "--quiet", "--target"]).arg(&packages).args(LIBRARIES),
     )?;
     std::fs::create_dir_all(venv.join("bin"))?;
     let _from_the_attempt = std::fs::remove_file(&python);

@@ -25,18 +25,21 @@ pub(super) enum Due {
 pub(super) struct Limits {
     timer: Pin<Box<Sleep>>,
     idle: Option<Duration>,
-    ends: Option<Instant>,
+    /// When it ends whatever moves, and why.
+    ends: Option<(Instant, EndReason)>,
     last_activity: Instant,
     /// Which limit has been reached.
     reached: Option<EndReason>,
 }
 
 impl Limits {
-    /// `None` without limits, which costs nothing.
-    pub(super) fn new(ages: Ages) -> Option<Box<Self>> {
+    /// `None` without limits, which costs nothing. `left`: how long the pair's own end is away, if it has one.
+    pub(super) fn new(ages: Ages, left: Option<Duration>) -> Option<Box<Self>> {
         let (now, idle) = (Instant::now(), ages.idle);
-        let ends = ages.lifetime.and_then(|age| now.checked_add(age));
-        let due = first(ends, idle.and_then(|idle| now.checked_add(idle)))?;
+        let at = |after: Option<Duration>, reason| Some((now.checked_add(after?)?, reason));
+        let both = [at(ages.lifetime, EndReason::Lifetime), at(left, EndReason::TokenExpired)];
+        let ends = both.into_iter().flatten().min_by_key(|(at, _)| *at);
+        let due = first(ends.map(|(at, _)| at), idle.and_then(|idle| now.checked_add(idle)))?;
         Some(Box::new(Self { timer: Box::pin(sleep_until(due)), idle, ends, last_activity: now, reached: None }))
     }
 
@@ -65,11 +68,11 @@ impl Limits {
             }
             let now = Instant::now();
             let silent = self.idle.and_then(|idle| self.last_activity.checked_add(idle));
-            match first(self.ends, silent) {
+            match first(self.ends.map(|(at, _)| at), silent) {
                 Some(due) if due > now => self.timer.as_mut().reset(due),
                 _ => {
-                    let old = self.ends.is_some_and(|ends| ends <= now);
-                    self.reached = Some(if old { EndReason::Lifetime } else { EndReason::Idle });
+                    let over = self.ends.filter(|(at, _)| *at <= now);
+                    self.reached = Some(over.map_or(EndReason::Idle, |(_, reason)| reason));
                     self.timer.as_mut().reset(now + FAREWELL);
                     // Only a timer that was polled wakes.
                     let _ = self.timer.as_mut().poll(cx);
@@ -101,13 +104,13 @@ mod tests {
 
     #[test]
     fn no_limits_are_no_timer() {
-        assert!(Limits::new(Ages::default()).is_none());
+        assert!(Limits::new(Ages::default(), None).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn activity_puts_the_idle_limit_off() {
         let ages = Ages { idle: Some(10 * SECOND), lifetime: None };
-        let (mut limits, begin) = (Limits::new(ages).unwrap(), Instant::now());
+        let (mut limits, begin) = (Limits::new(ages, None).unwrap(), Instant::now());
         sleep(7 * SECOND).await;
         limits.moved();
         assert!(matches!(due(&mut limits).await, Due::Farewell));
@@ -119,10 +122,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_lifetime_ends_whatever_moves() {
         let ages = Ages { lifetime: Some(5 * SECOND), idle: Some(60 * SECOND) };
-        let (mut limits, begin) = (Limits::new(ages).unwrap(), Instant::now());
+        let (mut limits, begin) = (Limits::new(ages, None).unwrap(), Instant::now());
         sleep(4 * SECOND).await;
         limits.moved();
         assert!(matches!(due(&mut limits).await, Due::Farewell));
         assert_eq!(begin.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_of_both_ends_counts() {
+        for (left, seconds, reason) in [(3, 3, EndReason::TokenExpired), (9, 5, EndReason::Lifetime)] {
+            let ages = Ages { lifetime: Some(5 * SECOND), idle: None };
+            let (mut limits, begin) = (Limits::new(ages, Some(left * SECOND)).unwrap(), Instant::now());
+            assert!(matches!(due(&mut limits).await, Due::Farewell));
+            assert_eq!((begin.elapsed().as_secs(), limits.reached()), (seconds, Some(reason)));
+        }
+        let mut limits = Limits::new(Ages::default(), Some(Duration::ZERO)).unwrap();
+        assert!(matches!(due(&mut limits).await, Due::Farewell), "an end that is over is now");
     }
 }

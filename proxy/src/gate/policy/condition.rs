@@ -84,7 +84,8 @@ pub(in crate::gate) fn parameters(query: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-fn form(text: &str) -> Vec<u8> {
+/// A name or a value of a query, decoded.
+pub(in crate::gate) fn form(text: &str) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [byte, behind @ ..] = rest {

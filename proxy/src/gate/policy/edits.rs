@@ -27,7 +27,7 @@ impl Edits {
     /// # Errors
     /// A name or value that HTTP does not know, or a field that nobody but Sluice may write.
     pub(super) fn read(edits: &HeaderEdits, of: Of) -> anyhow::Result<Self> {
-        let remove = edits.remove.iter().map(|text| name(text, |_| false)).collect::<anyhow::Result<_>>()?;
+        let remove = edits.remove.iter().map(|text| free_name(text)).collect::<anyhow::Result<_>>()?;
         let field = |(text, value): (&String, &String), also: fn(&HeaderName) -> bool| {
             let made =
                 HeaderValue::from_str(value).map_err(|_| anyhow!("the value {value:?} of {text:?} is no header value"));
@@ -55,6 +55,14 @@ impl Edits {
             headers.append(name, value.clone());
         }
     }
+}
+
+/// Reads the name of a header that Sluice may write for the operator.
+///
+/// # Errors
+/// It is none, or it is for HTTP, the handshake or Sluice itself.
+pub(in crate::gate) fn free_name(text: &str) -> anyhow::Result<HeaderName> {
+    name(text, |_| false)
 }
 
 fn name(text: &str, also: fn(&HeaderName) -> bool) -> anyhow::Result<HeaderName> {

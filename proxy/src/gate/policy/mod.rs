@@ -17,10 +17,10 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 
-pub(super) use self::condition::parameters;
 use self::condition::{OnHeader, OnQuery};
-pub(super) use self::edits::Edits;
+pub(super) use self::condition::{form, parameters};
 use self::edits::Of;
+pub(super) use self::edits::{Edits, free_name};
 use self::host::HostRule;
 use self::path::PathRule;
 use self::rewrite::Rewrite;
@@ -51,6 +51,8 @@ pub(super) struct Subject<'a> {
 /// A route, ready for use.
 pub(super) struct Rule {
     pub(super) way: Way,
+    /// The ways to enter it, as indices into the configuration; none: it is open.
+    pub(super) auth: Vec<u16>,
     /// Changes of the request for the backend.
     pub(super) request_edits: Edits,
     /// Changes of what the backend answers.
@@ -162,7 +164,13 @@ fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
     fn list<T>(conditions: &[Condition], read: fn(&Condition) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
         conditions.iter().map(read).collect()
     }
+    let known = |name: &String| config.auth.iter().position(|auth| auth.name == *name);
+    let auth = |name: &String| {
+        let place = known(name).with_context(|| format!("[[auth]] {name:?} is not defined"))?;
+        anyhow::Ok(u16::try_from(place)?)
+    };
     Ok(Rule {
+        auth: route.auth.iter().map(auth).collect::<anyhow::Result<_>>()?,
         way: Way { route: u16::try_from(index)?, backend: u16::try_from(backend)? },
         request_edits: Edits::read(&route.request_headers, Of::Request).context("request_headers")?,
         response_edits: Edits::read(&route.response_headers, Of::Response).context("response_headers")?,

@@ -275,7 +275,7 @@ fn whole(tables: &str) -> anyhow::Result<()> {
 
 #[test]
 fn the_examples_in_the_documentation_are_taken() {
-    for file in ["routes.md", "answers.md"] {
+    for file in ["routes.md", "answers.md", "auth.md"] {
         let text = std::fs::read_to_string(format!("{}/../docs/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let examples: Vec<&str> =
             text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();

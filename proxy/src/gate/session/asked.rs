@@ -1,15 +1,19 @@
 //! What a request is, and where it may go.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use http_body_util::Empty;
 use tokio::time::Instant;
 
 use super::Client;
+use super::enter::{Entered, Entrance, NotEntered};
 use super::plain::Plain;
 use super::states::{Admitted, Stopped};
 use super::visit::{Note, Visit, now_ms};
 use crate::gate::Gate;
 use crate::gate::dial::Errand;
+use crate::gate::exchange::{self, Gone};
 use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{Kind, Verdict};
 use crate::gate::limit::Denied;
@@ -53,6 +57,8 @@ pub(super) struct From {
     pub(super) scheme: Scheme,
     /// Whether a proxy says so, who may ask for somebody else next.
     pub(super) told: bool,
+    /// Of what hashing looks at, if its backend's servers are chosen by that.
+    pub(super) key: Option<u64>,
 }
 
 impl Asked {
@@ -68,18 +74,25 @@ impl Asked {
 }
 
 impl HeadRead {
-    /// Finds the client's own address and the route, and takes its places. The log names the client from here on.
-    pub(super) fn judge(mut self, gate: &Gate, note: &mut Note) -> Result<Judged, Stopped> {
+    /// Finds the client's own address and the route, takes its places, and has the client show who it is. The log names the
+    /// client from here on.
+    pub(super) async fn judge(mut self, gate: &Arc<Gate>, note: &mut Note) -> Result<Judged, Stopped> {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
         note.client = visitor.client;
-        let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted };
+        let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted, key: None };
         let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {
             let verdict = Verdict::judge(&gate.routes, &self.head, &visitor)?;
             self.visit.permit.go(verdict.rule.way.route)?;
             Ok(verdict)
         });
         match judged {
-            Ok(verdict) => Ok(self.pass(gate, &visitor, from, verdict)),
+            Ok(verdict) => {
+                // Before credentials are taken out of the request: it may be one of them that hashing looks at.
+                let subject = Subject::new(&self.head, verdict.kind.target());
+                let fleet = gate.fleet(verdict.rule.way.backend);
+                let key = fleet.and_then(|fleet| fleet.key(visitor.client.ip(), &subject));
+                self.enter(gate, &visitor, From { key, ..from }, verdict).await
+            }
             Err(Denied { refusal, wait }) => {
                 note.wait = wait;
                 let Self { visit, client, head, .. } = self;
@@ -92,27 +105,62 @@ impl HeadRead {
         }
     }
 
+    /// Has the client show who it is, if the route asks for it.
+    async fn enter(
+        mut self,
+        gate: &Arc<Gate>,
+        visitor: &Visitor,
+        from: From,
+        mut verdict: Verdict<'_>,
+    ) -> Result<Judged, Stopped> {
+        if verdict.rule.auth.is_empty() {
+            return Ok(self.pass(gate, visitor, from, verdict, Entered::default()));
+        }
+        let (ends, id, done_by) = (self.visit.ends, self.visit.id, done_by(gate, self.visit.done_by, verdict.rule));
+        let entrance = Entrance { gate, visitor, ends, id, done_by };
+        // In a box: what it needs of room, for a question to a service say, the connection's task need not have for ever.
+        let enter = Box::pin(entrance.enter(&mut self.head, &mut verdict));
+        match self.client.while_there(enter).await {
+            Ok(Ok(entered)) => Ok(self.pass(gate, visitor, from, verdict, entered)),
+            Ok(Err(NotEntered::Refused(refusal))) => {
+                Err(Stopped::Refused(self.client, refusal, Some(self.visit.permit)))
+            }
+            Ok(Err(NotEntered::Answered(refusal, answer))) => {
+                let answer = Box::new(exchange::whole(*answer));
+                Err(Stopped::Denied(self.client, answer, refusal, self.visit.permit))
+            }
+            Err(Gone) => Err(Stopped::Gone),
+        }
+    }
+
     /// Writes the request for the backend.
-    fn pass(self, gate: &Gate, visitor: &Visitor, from: From, verdict: Verdict<'_>) -> Judged {
+    fn pass(self, gate: &Gate, visitor: &Visitor, from: From, verdict: Verdict<'_>, entered: Entered) -> Judged {
         let Self { mut visit, mut client, keys, scheme, head } = self;
-        let key = gate
-            .fleet(verdict.rule.way.backend)
-            .and_then(|fleet| fleet.key(from.address.ip(), &Subject::new(&head, verdict.kind.target())));
         let Verdict { rule, kind, target } = verdict;
         let (rule, settings) = (rule.clone(), &gate.config.forwarded);
         match kind {
             Kind::Plain(plain) => {
                 let (body, last) = (client.take_body(), plain.last);
                 let mut request = headers::request(&head, target, &plain.hop_by_hop, visitor, settings, body);
-                let errand = Errand { key, ..finish(gate, &visit, &rule, request.headers_mut()) };
+                let errand = Errand { key: from.key, ..finish(gate, &visit, &rule, &entered, request.headers_mut()) };
                 Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, errand, last }))
             }
             Kind::Handshake(opening) => {
                 let body = Empty::new();
                 let mut request = headers::request(&head, target, &opening.hop_by_hop, visitor, settings, body);
-                let errand = Errand { key, ..finish(gate, &visit, &rule, request.headers_mut()) };
+                let errand = Errand { key: from.key, ..finish(gate, &visit, &rule, &entered, request.headers_mut()) };
                 visit.done_by = done_by(gate, visit.done_by, &rule);
-                Judged::Handshake(Box::new(Admitted { visit, client, keys, from, opening, request, rule, errand }))
+                Judged::Handshake(Box::new(Admitted {
+                    visit,
+                    client,
+                    keys,
+                    from,
+                    opening,
+                    request,
+                    rule,
+                    errand,
+                    entered,
+                }))
             }
         }
     }
@@ -120,11 +168,12 @@ impl HeadRead {
 
 /// Writes into a request's header what only the gate knows, and what the route changes. Returns what a server is looked for
 /// with.
-fn finish(gate: &Gate, visit: &Visit, rule: &Rule, headers: &mut HeaderMap) -> Errand {
+fn finish(gate: &Gate, visit: &Visit, rule: &Rule, entered: &Entered, headers: &mut HeaderMap) -> Errand {
     let kept = kept(gate, rule.way, headers);
     if let Some(person) = &visit.person {
         person.tell(headers);
     }
+    entered.tell(headers);
     rule.request_edits.apply(headers);
     Errand { way: rule.way, kept, key: None, ends: visit.ends, id: visit.id }
 }

@@ -76,6 +76,6 @@ impl Client {
     }
 }
 
-fn nothing() -> impl hyper::body::Body<Data = Bytes, Error = io::Error> + Send + 'static {
+pub(super) fn nothing() -> impl hyper::body::Body<Data = Bytes, Error = io::Error> + Send + 'static {
     Empty::new().map_err(|never| match never {})
 }

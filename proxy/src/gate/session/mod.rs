@@ -5,6 +5,7 @@
 
 mod asked;
 mod client;
+mod enter;
 mod plain;
 mod states;
 mod visit;
@@ -195,7 +196,7 @@ pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Ask
 /// Deals with a request, and with those behind it on the same connection, until one becomes a pair or is the last.
 async fn requests(gate: &Arc<Gate>, mut asked: HeadRead, note: &mut Note) -> Result<(), Stopped> {
     loop {
-        asked = match asked.judge(gate, note)? {
+        asked = match asked.judge(gate, note).await? {
             Judged::Handshake(admitted) => {
                 return admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await;
             }
@@ -216,7 +217,9 @@ async fn conclude(gate: &Gate, note: &Note, stopped: Result<(), Stopped>) {
         Stopped::Refused(client, refusal, _permit) => {
             client.answer(exchange::whole(refusal.answer(note.id, note.wait, &gate.pages))).await;
         }
-        Stopped::Answered(client, response, _permit) => client.answer(*response).await,
+        Stopped::Denied(client, response, _, _permit) | Stopped::Answered(client, response, _permit) => {
+            client.answer(*response).await;
+        }
     }
 }
 

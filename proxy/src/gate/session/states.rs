@@ -4,6 +4,7 @@
 //! WebSocket handshake `HeadRead → Plain → Replied`, from where the next one's HeadRead follows.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::asked::{From, HeadRead};
+use super::enter::Entered;
 use super::visit::Visit;
 use super::{Client, after};
 use crate::gate::Gate;
@@ -54,6 +56,7 @@ pub(super) struct Admitted {
     pub(super) request: Request<Empty<Bytes>>,
     pub(super) rule: Arc<Rule>,
     pub(super) errand: Errand,
+    pub(super) entered: Entered,
 }
 
 /// A request with a connection to a server that can answer it.
@@ -73,6 +76,7 @@ pub(super) struct Upgraded {
     backend: Switched,
     carrier: Carrier,
     cookie: Option<HeaderValue>,
+    expires_ms: Option<NonZeroU64>,
 }
 
 /// Both handshakes done, all of their bytes sent and read: two streams and what was read ahead of them.
@@ -108,6 +112,8 @@ pub(super) enum Stopped {
     Told(Stream, Refusal, Permit),
     /// Refused.
     Refused(Client, Refusal, Option<Permit>),
+    /// Refused, with an answer that has more to say than the refusal.
+    Denied(Client, Box<Response<AnswerBody>>, Refusal, Permit),
     /// The backend's own answer goes to the client.
     Answered(Client, Box<Response<AnswerBody>>, Permit),
 }
@@ -122,6 +128,7 @@ impl Stopped {
             Self::Lost(refusal)
             | Self::Unread(_, refusal, _)
             | Self::Told(_, refusal, _)
+            | Self::Denied(_, _, refusal, _)
             | Self::Refused(_, refusal, _) => Some(Outcome::Refused(*refusal)),
         }
     }
@@ -170,7 +177,7 @@ impl Admitted {
 
 impl Dialled {
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut client, keys, from, opening, request, rule, errand } = *self.admitted;
+        let Admitted { visit, mut client, keys, from, opening, request, rule, errand, mut entered } = *self.admitted;
         let berth = self.berth;
         let cookie = gate.stick(&errand, berth.server(), from.scheme);
         let late = after(gate.config.timeouts(rule.way.route).response);
@@ -193,10 +200,11 @@ impl Dialled {
             Err(failure) => berth.failed(failure),
         }
         let refusal = match checked {
-            Ok(Answer::Switch(backend)) => match Carrier::find(gate, keys, backend.io.keys()) {
+            Ok(Answer::Switch(mut backend)) => match Carrier::find(gate, keys, backend.io.keys()) {
                 Ok(carrier) => {
-                    let address = from.address;
-                    return Ok(Upgraded { visit, client, address, rule, berth, backend, carrier, cookie });
+                    entered.choose(&mut backend.head.headers);
+                    let (address, expires_ms) = (from.address, entered.entry.expires_ms);
+                    return Ok(Upgraded { visit, client, address, rule, berth, backend, carrier, cookie, expires_ms });
                 }
                 Err(refusal) => refusal,
             },
@@ -237,7 +245,7 @@ fn switch(headers: HeaderMap) -> Response<()> {
 impl Upgraded {
     /// Tells the client, and takes both streams out of the HTTP library.
     pub(super) async fn quiesce(self) -> Result<Placed, Stopped> {
-        let Self { visit, client, address, rule, berth, backend, carrier, cookie } = self;
+        let Self { visit, client, address, rule, berth, backend, carrier, cookie, expires_ms } = self;
         let status = upgraded_status(carrier.engine(), visit.id);
         let mut response = switch(headers::response(&backend.head, status));
         rule.response_edits.apply(response.headers_mut());
@@ -258,6 +266,7 @@ impl Upgraded {
                 backend: rule.way.backend,
                 server: berth.server(),
                 accepted_ms: visit.accepted_ms,
+                expires_ms,
             },
             client: io,
             backend: backend.io,

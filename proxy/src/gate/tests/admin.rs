@@ -57,6 +57,7 @@ fn pair() -> PairRow {
             backend: 0,
             server: 0,
             accepted_ms: 0,
+            expires_ms: None,
         },
         engine: Engine::Copy,
         why_not: Some(WhyNot::NoBtf),

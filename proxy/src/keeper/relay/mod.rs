@@ -17,7 +17,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use proxy_common::layout::{DirCounters, Direction, PairCounters, index};
 use proxy_common::scan::Scanner;
@@ -213,6 +213,7 @@ impl Relay {
         };
         self.count_leftovers(slot, &counted);
         self.set_limit_timer(slot, now);
+        self.set_expiry_timer(slot, now);
         self.settle(slot);
         for direction in Direction::ALL {
             self.drive(slot, direction);
@@ -342,6 +343,7 @@ impl Relay {
                 Reason::Drain => self.on_drain_timer(timer.slot),
                 Reason::Closing => self.on_closing_timer(timer.slot, now),
                 Reason::Limit => self.on_limit(timer.slot, now),
+                Reason::Expiry => self.farewell(timer.slot, EndReason::TokenExpired, now),
             }
         }
     }
@@ -357,6 +359,14 @@ impl Relay {
         let next = [idle, lifetime].into_iter().flatten().min();
         if let Some(after) = next {
             self.set_limit(slot, now, after);
+        }
+    }
+
+    fn set_expiry_timer(&mut self, slot: u32, now: Instant) {
+        let left = self.table.get(slot).and_then(|pair| pair.facts.time_left(SystemTime::now()));
+        // An end beyond what the clock can say is none.
+        if let Some(at) = left.and_then(|left| now.checked_add(left)) {
+            self.set_timer(slot, at, Reason::Expiry);
         }
     }
 

@@ -219,6 +219,22 @@ fn the_idle_and_the_lifetime_limit_end_a_pair_with_fins() {
 }
 
 #[test]
+fn a_pair_ends_with_its_token_whatever_moves() {
+    over_every_engine(|rig| {
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+        rig.expires_ms = std::num::NonZeroU64::new(now + 300);
+        let Ends { client, backend } = rig.open();
+        rig.expires_ms = std::num::NonZeroU64::new(now + 3_600_000);
+        let _stays = rig.open();
+        sees_end(rig, client.try_clone().unwrap());
+        sees_end(rig, backend.try_clone().unwrap());
+        drop((client, backend));
+        rig.until("the pair has ended", |rig| rig.live() == 1);
+        assert_eq!(count(rig, EndReason::TokenExpired), 1);
+    });
+}
+
+#[test]
 fn a_reset_behind_bytes_that_the_other_side_is_slow_to_take_cuts_off_none() {
     over_every_engine(|rig| {
         let Ends { client, mut backend } = rig.open();

@@ -29,6 +29,8 @@ pub(super) struct Rig {
     tls: Option<(Suite, [bool; 2])>,
     /// The client's end sends as it likes.
     raw_client: bool,
+    /// The end of its own of the next pair.
+    pub(super) expires_ms: Option<std::num::NonZeroU64>,
     key_records: u64,
 }
 
@@ -158,6 +160,7 @@ impl Rig {
             next: 0,
             tls,
             raw_client: false,
+            expires_ms: None,
             key_records: config.relay.tls_key_records,
         }
     }
@@ -211,6 +214,7 @@ impl Rig {
                 backend: 0,
                 server: 0,
                 accepted_ms: 0,
+                expires_ms: self.expires_ms,
             },
             to_backend: to_backend.to_vec(),
             to_client: to_client.to_vec(),

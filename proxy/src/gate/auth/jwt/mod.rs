@@ -1,0 +1,160 @@
+//! Signed tokens (RFC 7519, in the compact form of RFC 7515 §7.1).
+
+mod claims;
+mod keys;
+
+use std::num::NonZeroU64;
+
+use anyhow::ensure;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::HeaderName;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use self::claims::Tell;
+use self::keys::Keys;
+use super::place::{Asked, Place};
+use super::{Entry, Look, first, strip};
+use crate::config::AuthJwt;
+use crate::gate::refusal::Refusal;
+
+/// What the settings say.
+pub(super) struct Rules {
+    places: Vec<Place>,
+    pass: bool,
+    tell: Vec<Tell>,
+    issuers: Vec<String>,
+    audiences: Vec<String>,
+    require_expiry: bool,
+    leeway_ms: u64,
+    end_at_expiry: bool,
+}
+
+/// A check of tokens.
+pub(super) struct Jwt {
+    rules: Rules,
+    keys: Keys,
+}
+
+/// The header of a token (RFC 7515 §4.1), as much of it as is looked at.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    /// Extensions that must be understood, and none is.
+    crit: Option<Value>,
+}
+
+impl Rules {
+    /// Reads what is configured.
+    ///
+    /// # Errors
+    /// A name that nothing can have.
+    pub(super) fn read(settings: &AuthJwt) -> anyhow::Result<Self> {
+        let mut tell: Vec<Tell> = Vec::new();
+        for (header, claim) in &settings.claims {
+            let new = Tell::read(header, claim)?;
+            ensure!(tell.iter().all(|other| other.header != new.header), "claims: {header:?} is there twice");
+            tell.push(new);
+        }
+        Ok(Self {
+            places: settings.from.iter().map(Place::read).collect::<anyhow::Result<_>>()?,
+            pass: settings.pass,
+            tell,
+            issuers: settings.issuer.0.clone(),
+            audiences: settings.audience.0.clone(),
+            require_expiry: settings.require_expiry,
+            leeway_ms: u64::try_from(settings.leeway.as_millis()).unwrap_or(u64::MAX),
+            end_at_expiry: settings.end_at_expiry,
+        })
+    }
+
+    /// Judges what a token whose signature is good says. `now`: milliseconds since the Unix epoch.
+    fn judge(&self, claims: &Map<String, Value>, now: u64) -> Result<Entry, Refusal> {
+        let (expires, begins) = (moment(claims, "exp")?, moment(claims, "nbf")?);
+        if expires.is_none() && self.require_expiry
+            || begins.is_some_and(|begins| now.saturating_add(self.leeway_ms) < begins)
+            || !self.is_ours(claims)
+        {
+            return Err(Refusal::AuthInvalid);
+        }
+        // Not the token's own end: who enters behind it, within the leeway, would be thrown out at once.
+        let expires = expires.map(|expires| expires.saturating_add(self.leeway_ms));
+        if expires.is_some_and(|expires| expires <= now) {
+            return Err(Refusal::TokenExpired);
+        }
+        let tell = self.tell.iter().filter_map(|tell| tell.of(claims)).collect();
+        let expires_ms = expires.filter(|_| self.end_at_expiry).and_then(NonZeroU64::new);
+        Ok(Entry { tell, expires_ms })
+    }
+
+    /// Whether it is from whom and for whom it must be.
+    fn is_ours(&self, claims: &Map<String, Value>) -> bool {
+        let text = |value: &Value, list: &[String]| value.as_str().is_some_and(|text| list.iter().any(|it| it == text));
+        let issued = self.issuers.is_empty() || claims.get("iss").is_some_and(|issuer| text(issuer, &self.issuers));
+        let meant = match claims.get("aud") {
+            None => self.audiences.is_empty(),
+            Some(Value::Array(several)) => several.iter().any(|one| text(one, &self.audiences)),
+            Some(one) => text(one, &self.audiences),
+        };
+        issued && meant
+    }
+}
+
+impl Jwt {
+    /// `file`: the keys, or the secret.
+    ///
+    /// # Errors
+    /// The settings or the file cannot be used.
+    pub(super) fn new(settings: &AuthJwt, file: &[u8]) -> anyhow::Result<Self> {
+        Ok(Self { rules: Rules::read(settings)?, keys: Keys::read(settings, file)? })
+    }
+
+    pub(super) fn tells(&self) -> impl Iterator<Item = &HeaderName> {
+        self.rules.tell.iter().map(|tell| &tell.header)
+    }
+
+    pub(super) fn look(&self, asked: &Asked<'_>, now: u64) -> Look<'_> {
+        let Some(token) = first(&self.rules.places, asked) else { return Look::Absent };
+        match token.and_then(|token| self.judge(&token, now)) {
+            Ok(entry) => Look::Enter(entry),
+            Err(refusal) => Look::Refused(refusal),
+        }
+    }
+
+    pub(super) fn strip(&self, asked: &mut Asked<'_>) -> Option<String> {
+        if self.rules.pass { None } else { strip(&self.rules.places, asked) }
+    }
+
+    /// Judges a token: its signature before anything that it says.
+    fn judge(&self, token: &[u8], now: u64) -> Result<Entry, Refusal> {
+        let claims = self.verified(token).ok_or(Refusal::AuthInvalid)?;
+        self.rules.judge(&claims, now)
+    }
+
+    /// The claims of a token that one of the keys has signed.
+    fn verified(&self, token: &[u8]) -> Option<Map<String, Value>> {
+        let mut parts = token.split(|byte| *byte == b'.');
+        let (head, body, signature) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        let header: Header = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(head).ok()?).ok()?;
+        if header.crit.is_some() {
+            return None;
+        }
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        let signed = token.get(..head.len() + 1 + body.len())?;
+        let good = self.keys.verify(&header.alg, header.kid.as_deref(), signed, &signature);
+        good.then(|| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()).flatten()
+    }
+}
+
+/// A claim that is a time (RFC 7519 §2: seconds since the Unix epoch, perhaps with a fraction), in milliseconds.
+fn moment(claims: &Map<String, Value>, name: &str) -> Result<Option<u64>, Refusal> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let whole = value.as_u64().map(|seconds| seconds.saturating_mul(1000));
+    let broken = || value.as_f64().filter(|seconds| *seconds >= 0.0).map(|seconds| (seconds * 1000.0) as u64);
+    whole.or_else(broken).map(Some).ok_or(Refusal::AuthInvalid)
+}
