@@ -110,7 +110,9 @@ fn time_without_failures_is_forgiveness() {
             now += length * SECOND;
         }
         assert!(!health.observed(true, now));
-        assert_eq!(eject(&mut health, now + good * SECOND), next, "after {good} s");
+        now += good * SECOND;
+        assert!(!health.observed(true, now), "it counts from the first success on");
+        assert_eq!(eject(&mut health, now), next, "after {good} s");
     }
 }
 
@@ -127,6 +129,12 @@ fn checks_do_not_end_an_ejection_and_coming_up_begins_anew() {
     (0..2).for_each(|_| health.checked(true, now + 20 * SECOND));
     assert_eq!(health.standing(now + 20 * SECOND), Standing::Up);
     assert_eq!(health.up_since(), Some(now + 20 * SECOND));
+
+    let mut health = Health::new(rules(true), Found::AtStart, now);
+    assert_eq!(fail(&mut health, 2, now), [false; 2]);
+    (0..3).for_each(|_| health.checked(false, now));
+    (0..2).for_each(|_| health.checked(true, now));
+    assert_eq!(fail(&mut health, 3, now), [false, false, true], "what failed before it was down is forgotten");
 }
 
 #[test]

@@ -49,9 +49,9 @@ fn the_table_is_what_it_has_always_been() {
             "f6a70c25a77ae9f1d39843e1fabae6731e6376edcf9954c6f2cf82e50bab65ee",
         ),
         (
-            [1, 2, 3, 7, 11],
-            [4, 3, 3, 0, 4, 4, 3, 3, 1, 4, 2, 1, 2, 3, 2, 2],
-            "5c390e849fd04bcf0e42428b7941436160118c0c32283cdc0f01e5b82c6ff2f2",
+            [5, 1, 3, 2, 6],
+            [4, 0, 3, 0, 4, 0, 0, 0, 1, 0, 2, 0, 2, 3, 2, 0],
+            "587bce84b16e65483102e92f92918e2996a04b8d2238ca0674466e3221a01749",
         ),
     ] {
         let members: Vec<Member> = (0..).zip(weights).map(|(server, weight)| named(server, weight)).collect();

@@ -18,10 +18,6 @@ impl Smooth {
     /// Forgets the servers that do not stay.
     pub(super) fn keep(&mut self, stays: impl Fn(u16) -> bool) {
         self.behind.retain(|server, _| stays(*server));
-        // What the others owed to those that went, or the other way round, would be a start ahead of the next that come,
-        // who begin at 0. A whole number, so that equal ones stay exactly equal.
-        let mean = self.behind.values().sum::<f64>() / self.behind.len().max(1) as f64;
-        self.behind.values_mut().for_each(|behind| *behind -= mean.round());
     }
 
     /// Whose turn it is. Of two that are equally far behind, the one with the lower number.
