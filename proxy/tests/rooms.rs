@@ -21,6 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// The rooms of the gate that know neither sockets nor clocks: files or folders below `src/gate`.
 const PURE: &[&str] = &[
     "handshake",
+    "limit",
     "policy",
     "judge.rs",
     "balance",

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use rustls::pki_types::ServerName;
 
 use super::{
-    Address, Backend, Check, Config, ConfigError, ERROR_BODIES, ErrorPage, Listener, PathRule, Rewrite, Route,
-    ServerAddress, SocketMode,
+    Address, Backend, Check, Config, ConfigError, ERROR_BODIES, ErrorPage, HandshakeRate, Listener, PathRule, Rewrite,
+    Route, ServerAddress, SocketMode,
 };
 
 /// The most that a server's weight may be: finer shares nobody can see.
@@ -115,6 +115,10 @@ impl Config {
             let names: Vec<&str> = self.backends.iter().map(|backend| backend.name.as_str()).collect();
             return Some(format!("there is no backend {:?}; there is {names:?}", route.backend));
         }
+        let rates = route.limits.handshakes.iter().chain(&route.limits.per_client.handshakes);
+        if let Some(what) = rates.into_iter().find_map(HandshakeRate::wrong) {
+            return Some(format!("its limits: {what}"));
+        }
         if let PathRule::Prefix(path) | PathRule::Exact(path) = &route.path
             && !path.starts_with('/')
         {
@@ -152,6 +156,12 @@ impl Config {
         }
         if self.limits.header_count == 0 {
             return Some("limits.header_count is 0, which refuses every request".into());
+        }
+        if let Some(what) = self.limits.handshakes.as_ref().and_then(HandshakeRate::wrong) {
+            return Some(format!("limits: {what}"));
+        }
+        if let Some(what) = self.limits.per_client.wrong() {
+            return Some(format!("limits.per_client: {what}"));
         }
         if self.relay.tls_key_records < 64 {
             return Some("relay.tls_key_records is below 64: connections would do little but change keys".into());
@@ -261,6 +271,31 @@ mod tests {
         ] {
             assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
         }
+    }
+
+    #[test]
+    fn rates_are_checked() {
+        let wrong = |limits: &str| wrong_listener("127.0.0.1:0", &format!("[limits]\n{limits}"));
+        for good in [
+            "handshakes = { rate = 1 }",
+            "handshakes = { rate = 10, per = \"1m\", burst = 20 }",
+            "per_client = { connections = 3, handshakes = { rate = 5 }, ipv4_prefix = 24, ipv6_prefix = 48 }",
+        ] {
+            assert_eq!(wrong(good), None, "{good}");
+        }
+        for (bad, says) in [
+            ("handshakes = { rate = 0 }", "from 1 to 1000000"),
+            ("handshakes = { rate = 1, burst = 0 }", "from 1 to 1000000"),
+            ("handshakes = { rate = 1, per = \"2h\" }", "from 1ms to 1h"),
+            ("handshakes = { burst = 1 }", "missing field `rate`"),
+            ("per_client = { handshakes = { rate = 2000000 } }", "limits.per_client: handshakes.rate"),
+            ("per_client = { ipv4_prefix = 33 }", "at most 32"),
+            ("per_client = { addresses = 0 }", "from 1 to 4194304"),
+        ] {
+            assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
+        }
+        let route = wrong_listener("127.0.0.1:0", "[[route]]\nbackend = \"app\"\nlimits.handshakes.rate = 0\n");
+        assert!(route.is_some_and(|what| what.contains("[[route]] 1") && what.contains("from 1 to")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::TrustedPeer;
+use super::Peers;
 
 /// Who a client is, when other proxies stand before Sluice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -12,7 +12,7 @@ pub struct Forwarded {
     /// The networks of the proxies in front, as `"10.0.0.0/8"` or `"2001:db8::1"`, and `"unix"` for those that connect
     /// to a Unix socket. What they say of a client's address, scheme and host is believed; what anybody else says is
     /// removed. None: whoever connects is the client.
-    pub trusted: Vec<TrustedPeer>,
+    pub trusted: Vec<Peers>,
     /// Which header those proxies write. The other one is then a stranger's claim, and removed. `"x-forwarded"`: it is
     /// what nearly all proxies write by default.
     pub read: ForwardedHeader,

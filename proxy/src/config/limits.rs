@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration;
 use super::schema::Span;
+use super::{HandshakeRate, PerClient};
 
 /// Time limits of everything before a connection is established.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -58,7 +59,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Size limits of everything before a connection is established.
+/// How large requests may be, how many connections there may be, and how fast they may come.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -79,10 +80,24 @@ pub struct Limits {
     /// Requests and WebSockets at one time on one HTTP/2 connection. 100: the least that RFC 9113 §6.5.2 recommends.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub http2_streams: u32,
+    /// The rate of all handshakes; what is beyond it is refused with 503 and Retry-After, or, where a client is known
+    /// when it connects to a listener with TLS, closed before its TLS handshake. None: any rate. What a machine can do
+    /// depends on the machine.
+    pub handshakes: Option<HandshakeRate>,
+    /// What one client may take of everything.
+    pub per_client: PerClient,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_bytes: 16 * 1024, header_count: 100, response_body: 64 * 1024, connections: 0, http2_streams: 100 }
+        Self {
+            head_bytes: 16 * 1024,
+            header_count: 100,
+            response_body: 64 * 1024,
+            connections: 0,
+            http2_streams: 100,
+            handshakes: None,
+            per_client: PerClient::default(),
+        }
     }
 }

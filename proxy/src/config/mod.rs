@@ -2,6 +2,7 @@
 //!
 //! Unknown keys are refused with their line. Every default says why it is what it is.
 
+mod access;
 mod address;
 mod auth;
 mod backend;
@@ -19,6 +20,7 @@ mod listener;
 mod matching;
 mod origin;
 mod proxy_protocol;
+mod rates;
 #[cfg(test)]
 mod reference;
 mod relay;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use access::{Access, Peers};
 pub use address::{Address, AddressError};
 pub use auth::{Auth, AuthApiKey, AuthBasic, AuthForward, AuthJwt, AuthSource, JwtAlgorithm};
 pub use backend::{Backend, BackendTls, Queue, SameSite, Sticky};
@@ -53,7 +56,8 @@ pub use limits::{Limits, Timeouts};
 pub use listener::{ClientAuth, ClientAuthMode, Listener, NamedCertificate, SocketMode, Tls};
 pub use matching::{Condition, PathRule, Pattern, Texts};
 pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
-pub use proxy_protocol::{ProxyProtocol, SendProxy, TrustedPeer};
+pub use proxy_protocol::{ProxyProtocol, SendProxy};
+pub use rates::{HandshakeRate, PerClient, RoutePerClient};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
 pub use route::{HttpMode, NoOrigin, Route, RouteLimits, RouteRelay, RouteTimeouts};
 pub use server::{Server, ServerAddress};
@@ -92,9 +96,12 @@ pub struct Config {
     /// Time limits of everything before a connection is established.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// Size limits of everything before a connection is established.
+    /// What everything before an established connection may take.
     #[serde(default)]
     pub limits: Limits,
+    /// Which clients may connect.
+    #[serde(default)]
+    pub access: Access,
     /// What Sluice says when it refuses. None: a line of plain text.
     #[serde(default, rename = "error")]
     pub errors: Vec<ErrorPage>,

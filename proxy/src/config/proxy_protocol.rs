@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::Peers;
 
 /// PROXY headers of clients' connections.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -15,7 +16,7 @@ pub struct ProxyProtocol {
     /// believed; from others none is read.
     /// Whoever is named here says who clients are.
     #[schemars(length(min = 1))]
-    pub from: Vec<TrustedPeer>,
+    pub from: Vec<Peers>,
 }
 
 impl ProxyProtocol {
@@ -23,52 +24,6 @@ impl ProxyProtocol {
     #[must_use]
     pub fn expects(&self, peer: Option<IpAddr>) -> bool {
         self.from.iter().any(|source| source.is(peer))
-    }
-}
-
-/// A network whose proxies are believed, or Unix sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum TrustedPeer {
-    /// A network.
-    Net(IpNet),
-    /// Whoever may connect to a Unix socket.
-    Unix,
-}
-
-impl TrustedPeer {
-    /// Whether it is such a peer. `None`: one without an address.
-    #[must_use]
-    pub fn is(&self, peer: Option<IpAddr>) -> bool {
-        match (self, peer) {
-            (Self::Unix, None) => true,
-            (Self::Net(net), Some(peer)) => net.contains(&peer.to_canonical()),
-            _ => false,
-        }
-    }
-}
-
-impl TryFrom<String> for TrustedPeer {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text == "unix" {
-            return Ok(Self::Unix);
-        }
-        let alone = || text.parse().ok().map(|address: IpAddr| IpNet::from(address));
-        let net = text.parse().ok().or_else(alone);
-        net.map(Self::Net).ok_or_else(|| {
-            format!("{text:?} is no network: write \"10.0.0.0/8\", \"2001:db8::/32\", \"192.0.2.1\" or \"unix\"")
-        })
-    }
-}
-
-impl From<TrustedPeer> for String {
-    fn from(source: TrustedPeer) -> Self {
-        match source {
-            TrustedPeer::Net(net) => net.to_string(),
-            TrustedPeer::Unix => "unix".into(),
-        }
     }
 }
 
@@ -89,7 +44,7 @@ mod tests {
 
     #[test]
     fn peers_are_found_in_their_networks() {
-        let from = ["10.0.0.0/8", "2001:db8::1", "::1/128"].map(|text| TrustedPeer::try_from(text.to_owned()).unwrap());
+        let from = ["10.0.0.0/8", "2001:db8::1", "::1/128"].map(|text| Peers::try_from(text.to_owned()).unwrap());
         let setting = ProxyProtocol { from: from.to_vec() };
         for (peer, expected) in [
             ("10.1.2.3", true),
@@ -102,7 +57,7 @@ mod tests {
             assert_eq!(setting.expects(Some(peer.parse().unwrap())), expected, "{peer}");
         }
         assert!(!setting.expects(None));
-        let unix = ProxyProtocol { from: vec![TrustedPeer::Unix] };
+        let unix = ProxyProtocol { from: vec![Peers::Unix] };
         assert!(unix.expects(None) && !unix.expects(Some([127, 0, 0, 1].into())));
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::duration::{self, Bound};
 use super::matching::short_or_whole;
 use super::schema::{ShortOr, Span};
-use super::{Condition, HeaderEdits, OriginRule, PathRule, Rewrite, Texts};
+use super::{Condition, HandshakeRate, HeaderEdits, OriginRule, PathRule, Peers, Rewrite, RoutePerClient, Texts};
 
 /// One route. Of the routes that a request fits, the first in this order serves it: the higher `priority`; the exact
 /// host before the wildcard (a longer one first) before none; the exact path before the pattern before the prefix (a
@@ -55,6 +55,13 @@ pub struct Route {
     /// What becomes of clients that send no Origin: programs, not browsers.
     #[serde(default)]
     pub no_origin: NoOrigin,
+    /// The only clients that it serves, written as in `access.allow`; others are refused with 403. None: everybody who is
+    /// not in `deny`.
+    #[serde(default)]
+    pub allow: Vec<Peers>,
+    /// Clients that it does not serve, also if they are in `allow`. None: nobody.
+    #[serde(default)]
+    pub deny: Vec<Peers>,
     /// The `name`s of the [[auth]] by which clients may enter: any one of them is enough. They are tried in this order,
     /// and who shows nothing is told what the first one wants. It holds for WebSocket handshakes and plain HTTP alike.
     /// None: every client may enter.
@@ -103,6 +110,8 @@ impl Default for Route {
             response_headers: HeaderEdits::default(),
             origins: defaults::origins(),
             no_origin: NoOrigin::default(),
+            allow: Vec::new(),
+            deny: Vec::new(),
             auth: Vec::new(),
             http: HttpMode::default(),
             backend: "default".into(),
@@ -170,6 +179,10 @@ pub struct RouteLimits {
     /// as many as `limits.connections` allows.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
+    /// The rate of this route's handshakes; what is beyond it is refused with 503 and Retry-After. None: any rate.
+    pub handshakes: Option<HandshakeRate>,
+    /// What one client may take of this route.
+    pub per_client: RoutePerClient,
 }
 
 /// Time limits of one route's established connections.

@@ -10,7 +10,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use super::{Address, Bound, Config, OriginRule, Pattern, ServerAddress, Share, SocketMode, Statuses, TrustedPeer};
+use super::{Address, Bound, Config, OriginRule, Pattern, Peers, ServerAddress, Share, SocketMode, Statuses};
 
 impl Config {
     /// The JSON schema (draft 2020-12) of the configuration. It has two keywords of its own: `x-unit`, of a number, and
@@ -115,8 +115,8 @@ text!(
     ["same-origin", "https://app.example.com", "https://*.example.com"]
 );
 text!(
-    TrustedPeer,
-    "TrustedPeer",
+    Peers,
+    "Peers",
     "A network, a single address, or `unix`: whoever may connect to a Unix socket.",
     "^(unix|[0-9A-Fa-f:.]+(/[0-9]{1,3})?)$",
     ["10.0.0.0/8", "2001:db8::1", "unix"]

@@ -1,12 +1,15 @@
 //! How many connections there may be.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::limit::Denied;
 use super::pool::MOST_IN_ALL;
-use super::seats::Seat;
+use super::seats::{Seat, Seats};
+use crate::handoff::Peer;
 
 /// Files of the gate that belong to no connection: listeners, the control socket, epoll, admin connections, and idle
 /// connections to backends.
@@ -20,14 +23,28 @@ pub(super) struct Admission {
     here: Arc<Semaphore>,
     /// Pairs from earlier gates beyond the limit: their ends make no room yet.
     over: Mutex<usize>,
+    /// Clients that are being told that they were refused.
+    refused: Arc<AtomicUsize>,
+}
+
+/// The right of a client to be told that it was refused when it connected.
+pub(super) struct Refused {
+    _permit: Permit,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Refused {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The right of one connection to exist. Dropped, it makes room for another.
 pub(super) struct Permit {
     all: OwnedSemaphorePermit,
     _here: OwnedSemaphorePermit,
-    /// Once it is on a route.
-    seat: Option<Seat>,
+    /// Once it is known whose it is. Boxed: a permit is part of every way out of a session.
+    seat: Option<Box<Seat>>,
 }
 
 impl Permit {
@@ -39,9 +56,29 @@ impl Permit {
         }
     }
 
-    /// The connection is on a route now, and on none that it was on before.
-    pub(super) fn sit(&mut self, seat: Seat) {
-        self.seat = Some(seat);
+    /// The connection is this client's now, and no other's that it was before. With `token`, that is for a request that
+    /// counts in the rate.
+    ///
+    /// # Errors
+    /// A limit.
+    pub(super) fn sit(&mut self, seats: &Arc<Seats>, client: Peer, token: bool) -> Result<(), Denied> {
+        let had = self.seat.take().map(|seat| *seat);
+        self.seat = Some(Box::new(seats.take(client.ip(), token, had)?));
+        Ok(())
+    }
+
+    /// Its client's request is on this route now, and on none that it was on before.
+    ///
+    /// # Errors
+    /// A limit.
+    pub(super) fn go(&mut self, route: u16) -> Result<(), Denied> {
+        self.seat.as_mut().map_or(Ok(()), |seat| seat.go(route))
+    }
+
+    /// What the connection has for its client: until the next request nobody knows whose it is. Dropped, it makes room
+    /// for another.
+    pub(super) fn stand(&mut self) -> impl Send + use<> {
+        self.seat.take()
     }
 }
 
@@ -53,6 +90,7 @@ impl Admission {
             all: Arc::new(Semaphore::new(free)),
             here: Arc::new(Semaphore::new(here.max(1))),
             over: Mutex::new(live.saturating_sub(most)),
+            refused: Arc::default(),
         }
     }
 
@@ -69,6 +107,14 @@ impl Admission {
         let here = self.here.clone().try_acquire_owned().ok()?;
         let all = self.all.clone().try_acquire_owned().ok()?;
         Some(Permit { all, _here: here, seat: None })
+    }
+
+    /// Turns the permit of a client that was refused into the right to be told so. There are no more of these than there
+    /// is room left for others, so that whoever is beyond a limit keeps no places from them by being slow to go.
+    pub(super) fn refuse(&self, permit: Permit) -> Option<Refused> {
+        let refused = Refused { _permit: permit, count: self.refused.clone() };
+        let others = self.refused.fetch_add(1, Ordering::Relaxed);
+        (others < self.here.available_permits().min(self.all.available_permits())).then_some(refused)
     }
 
     /// So many pairs of the keeper have ended.
@@ -112,6 +158,18 @@ mod tests {
         let admission = Admission::new(1, 0, 1);
         drop(admission.permit().await.unwrap());
         assert_eq!(room(&admission), 1);
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_leaves_as_much_room_as_it_takes() {
+        let admission = Admission::new(100, 40, 99);
+        let mut told = Vec::new();
+        while let Some(refused) = admission.refuse(admission.permit().await.unwrap()) {
+            told.push(refused);
+        }
+        assert_eq!((told.len(), room(&admission)), (30, 30));
+        drop(told);
+        assert_eq!((room(&admission), admission.refused.load(Ordering::Relaxed)), (60, 0));
     }
 
     #[test]

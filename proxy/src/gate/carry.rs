@@ -146,8 +146,8 @@ struct Carry {
     _berth: Berth,
 }
 
-// What one idle pair costs beside its TLS sessions and tokio's state of a task and two sockets: no buffer may come in
-// here.
+// What one idle pair costs beside its TLS sessions and tokio's state of a task and two sockets, and its seat (32
+// bytes): no buffer may come in here.
 const _: () = assert!(size_of::<Carry>() + size_of_task(&carry_on) <= 592);
 
 const fn size_of_task<F>(_: &impl Fn(Box<Carry>) -> F) -> usize {

@@ -35,7 +35,7 @@ use super::session::after;
 use super::sticky::Sticky;
 use super::stream::Stream;
 use super::upstream::{self, Answer};
-use crate::config::{self, Config, Forwarded, ForwardedHeader, SendProxy, TrustedPeer};
+use crate::config::{self, Config, Forwarded, ForwardedHeader, Peers, SendProxy};
 use crate::handoff::{CookieKey, Peer};
 
 /// Routes of most kinds, plain HTTP on all but one.
@@ -387,8 +387,8 @@ pub fn forwarded(lines: &[u8]) {
             };
             headers.append(names.get(usize::from(which % 4)).unwrap_or(&FORWARDED), value);
         }
-        let trusted: Vec<TrustedPeer> =
-            ["127.0.0.0/8", "10.0.0.0/8"].iter().filter_map(|net| net.parse().ok().map(TrustedPeer::Net)).collect();
+        let trusted: Vec<Peers> =
+            ["127.0.0.0/8", "10.0.0.0/8"].iter().filter_map(|net| net.parse().ok().map(Peers::Net)).collect();
         let settings = Forwarded { trusted, read, send: vec![read] };
         let visitor = Visitor::judge(&settings, client(), Scheme::Tls, &headers);
         let mut told = HeaderMap::new();

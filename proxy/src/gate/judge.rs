@@ -33,7 +33,10 @@ impl<'a> Verdict<'a> {
     /// The first thing that is wrong with it. One that is no WebSocket handshake, and that no route takes as it is, is
     /// refused as the handshake that it is not.
     pub(super) fn judge(routes: &'a Routes, head: &Parts, visitor: &Visitor) -> Result<Self, Refusal> {
-        let find = |target: &Target| routes.find(&Subject::new(head, target));
+        let find = |target: &Target| {
+            let rule = routes.find(&Subject::new(head, target))?;
+            rule.admit_client(visitor.client.ip()).map(|()| rule)
+        };
         let (rule, kind) = if asks_for_websocket(head) {
             let opening = Opening::check(head, visitor)?;
             let rule = find(&opening.target)?;

@@ -97,6 +97,7 @@ impl Port {
             head_by: after(timeouts.head.min(timeouts.handshake)),
             done_by: after(timeouts.handshake),
             permit,
+            let_in: false,
         }
     }
 }

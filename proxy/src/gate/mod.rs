@@ -25,6 +25,7 @@ mod handshake;
 mod http2;
 mod judge;
 mod kept;
+mod limit;
 mod linger;
 mod listen;
 mod pages;
@@ -107,7 +108,7 @@ struct Gate {
     arming: Arming,
     admission: Admission,
     pool: Pool,
-    seats: Seats,
+    seats: Arc<Seats>,
     /// As many passwords as may be verified at one time.
     passwords: Arc<Semaphore>,
     last_id: AtomicU64,
@@ -166,6 +167,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let mut receiver = Receiver::new(&control);
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
     let Equipment { hello, stats, listeners, files, held, admin } = equipment;
+    let stats = Arc::new(stats);
     let loaded = Loaded::make(&hello.config, &files, None)?;
     let certificates = Certificates::default();
     certificates.set(loaded.certificates(&hello.config));
@@ -185,14 +187,14 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         loaded: InUse::new(loaded),
         certificates: certificates.clone(),
         engine: hello.engine,
-        stats: Arc::new(stats),
+        stats: stats.clone(),
         control: control.clone(),
         slots: Slots::new(CARRIED),
         patrol: Patrol::new(hello.config.relay.user_timeout),
         arming: arming(hello.ktls, &hello.config.relay),
         admission,
         pool: Pool::default(),
-        seats: Seats::new(&hello.config, &held.pairs),
+        seats: Seats::new(&hello.config, &held.pairs, stats),
         passwords: Arc::new(Semaphore::new(passwords_at_once())),
         // A random start: ids differ over restarts, so that logs can be joined on them.
         last_id: AtomicU64::new(rand::random()),
@@ -300,8 +302,8 @@ impl Gate {
     /// Pairs of the keeper have ended: what they have held is free.
     fn closed(&self, pairs: &[Tally]) {
         self.admission.closed(pairs.len());
+        self.seats.closed(pairs);
         for pair in pairs {
-            self.seats.closed(pair);
             if let Some(fleet) = self.fleet(pair.backend) {
                 fleet.left(pair.server);
             }

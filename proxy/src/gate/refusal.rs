@@ -18,7 +18,8 @@ pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-statu
 /// Ours: a structured field (RFC 9651), a token with parameters, that says what became of the WebSocket.
 pub(super) const PROXY_WEBSOCKET_STATUS: HeaderName = HeaderName::from_static("proxy-websocket-status");
 
-/// The longest Retry-After, in seconds. 5: longer than a handshake, and short for a person who waits.
+/// Over how many seconds those are spread who are to come back at the same time. 5: longer than a handshake, and short
+/// for a person who waits.
 const RETRY_SPREAD: u64 = 5;
 
 macro_rules! refusals {
@@ -202,6 +203,21 @@ refusals! {
     /// Too many passwords are being verified.
     AuthBusy: 55, SERVICE_UNAVAILABLE, "connection_limit_reached", "auth-busy",
         "too many others are logging in";
+    /// The client is beyond the `handshakes` of `limits.per_client`, or of the route's.
+    ClientRate: 58, TOO_MANY_REQUESTS, "http_request_denied", "client-rate",
+        "this address connects too often";
+    /// The client has as many connections as `limits.per_client`, or the route's, allows.
+    ClientFull: 59, TOO_MANY_REQUESTS, "http_request_denied", "client-full",
+        "this address has no room for another connection";
+    /// More requests have come than `limits.handshakes` allows.
+    Rate: 60, SERVICE_UNAVAILABLE, "connection_limit_reached", "rate",
+        "this server has too many handshakes to do";
+    /// More requests have come for the route than its `limits.handshakes` allows.
+    RouteRate: 61, SERVICE_UNAVAILABLE, "connection_limit_reached", "route-rate",
+        "this service has too many handshakes to do";
+    /// The client's address is in `deny`, or not in `allow`, of `[access]` or of the route.
+    AddressDenied: 62, FORBIDDEN, "http_request_denied", "address-denied",
+        "clients with this address may not connect here";
     /// No server of the backend takes requests: all are draining, or names stand for none.
     NoServer: 64, SERVICE_UNAVAILABLE, "destination_unavailable", "no-server",
         "no server of this service is available";
@@ -299,8 +315,8 @@ pub(super) fn rejected_status(reason: &'static str, id: ConnId) -> HeaderValue {
 }
 
 impl Refusal {
-    /// The answer to the client.
-    pub(super) fn answer(self, id: ConnId, pages: &Pages) -> Response<Bytes> {
+    /// The answer to the client. `wait`: seconds until it is worth to try again, if they are known, or 0.
+    pub(super) fn answer(self, id: ConnId, wait: u32, pages: &Pages) -> Response<Bytes> {
         let (content_type, body) = match pages.find(self) {
             Some(page) => (page.content_type.clone(), page.body.clone()),
             None => {
@@ -318,19 +334,21 @@ impl Refusal {
         let details = quoted(self.text());
         headers.insert(PROXY_STATUS, value(&format!("sluice; error={}; details={details}", self.error())));
         headers.insert(PROXY_WEBSOCKET_STATUS, rejected_status(self.reason(), id));
-        self.hints(headers, id);
+        self.hints(headers, id, wait);
         response
     }
 
-    /// Seconds after which it is worth to try again, if that is known (RFC 9110 §10.2.3): when we are full, since
-    /// connections end all the time. Consecutive connections get different numbers, so that a herd comes back spread.
-    fn retry_after(self, id: ConnId) -> Option<u64> {
-        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1 + id.0 % RETRY_SPREAD)
+    /// Seconds after which to try again (RFC 9110 §10.2.3, RFC 6585 §4): when it is worth it, but at the earliest in one,
+    /// since connections end all the time. Consecutive connections get different numbers, so that a herd comes back
+    /// spread.
+    fn retry_after(self, id: ConnId, wait: u32) -> Option<u64> {
+        let later = matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        later.then_some(u64::from(wait.max(1)) + id.0 % RETRY_SPREAD)
     }
 
     /// What the status asks for beside itself (RFC 9110 §15.5.6, §15.5.22, §15.6.4; RFC 6455 §4.4).
-    fn hints(self, headers: &mut HeaderMap, id: ConnId) {
-        if let Some(seconds) = self.retry_after(id) {
+    fn hints(self, headers: &mut HeaderMap, id: ConnId, wait: u32) {
+        if let Some(seconds) = self.retry_after(id, wait) {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -345,8 +363,8 @@ impl Refusal {
     }
 
     /// The same answer as bytes, for clients whose request the HTTP library could not read.
-    pub(super) fn answer_bytes(self, id: ConnId, pages: &Pages) -> Vec<u8> {
-        let response = self.answer(id, pages);
+    pub(super) fn answer_bytes(self, id: ConnId, wait: u32, pages: &Pages) -> Vec<u8> {
+        let response = self.answer(id, wait, pages);
         let mut out = Vec::with_capacity(512);
         let reason = response.status().canonical_reason().unwrap_or("Error");
         out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", response.status().as_str()).as_bytes());

@@ -72,7 +72,7 @@ fn places_of_the_counters_are_fixed_different_and_inside() {
 
 #[test]
 fn the_answer_says_it_in_both_headers() {
-    let answer = Refusal::OriginDenied.answer(ConnId(0x2a), &Pages::default());
+    let answer = Refusal::OriginDenied.answer(ConnId(0x2a), 0, &Pages::default());
     assert_eq!(answer.status(), 403);
     assert_eq!(
         answer.headers()[PROXY_STATUS],
@@ -84,18 +84,18 @@ fn the_answer_says_it_in_both_headers() {
 
 #[test]
 fn an_upgrade_is_asked_for_with_everything_that_it_needs() {
-    let answer = Refusal::Version.answer(ConnId(1), &Pages::default());
+    let answer = Refusal::Version.answer(ConnId(1), 0, &Pages::default());
     assert_eq!(answer.status(), 426);
     assert_eq!(answer.headers()[UPGRADE], "websocket");
     assert_eq!(answer.headers()[CONNECTION], "upgrade, close");
     assert_eq!(answer.headers()[SEC_WEBSOCKET_VERSION], "13");
-    assert_eq!(Refusal::Method.answer(ConnId(1), &Pages::default()).headers()[ALLOW], "GET");
+    assert_eq!(Refusal::Method.answer(ConnId(1), 0, &Pages::default()).headers()[ALLOW], "GET");
 }
 
 #[test]
 fn the_bytes_are_a_whole_http_message() {
     for refusal in Refusal::ALL {
-        let text = String::from_utf8(refusal.answer_bytes(ConnId(7), &Pages::default())).unwrap();
+        let text = String::from_utf8(refusal.answer_bytes(ConnId(7), 0, &Pages::default())).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with(&format!("HTTP/1.1 {} ", refusal.status().as_str())), "{head}");
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
@@ -113,13 +113,15 @@ fn who_finds_no_room_is_told_when_to_come_back() {
     let mut seen = HashSet::new();
     for id in 0..20 {
         for refusal in Refusal::ALL {
-            let answer = refusal.answer(ConnId(id), &Pages::default());
+            let answer = refusal.answer(ConnId(id), 0, &Pages::default());
             let retry = answer.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().parse::<u64>().unwrap());
-            assert_eq!(retry.is_some(), refusal.status() == 503, "{refusal:?}");
+            assert_eq!(retry.is_some(), [429, 503].contains(&answer.status().as_u16()), "{refusal:?}");
             seen.extend(retry);
         }
     }
     assert_eq!(seen, (1..=5).collect());
+    let later: HashSet<_> = (0..9).map(|id| Refusal::ClientRate.retry_after(ConnId(id), 60)).collect();
+    assert_eq!(later, (60..65).map(Some).collect());
 }
 
 #[test]
@@ -128,7 +130,7 @@ fn a_body_of_the_operators_changes_nothing_else() {
                 servers = [\"127.0.0.1:1\"]\n[[error]]\nstatus = [400, 426, 503]\nbody = \"<p>Sorry</p>\"\n";
     let pages = Pages::new(&crate::config::Config::parse(more, "test").unwrap()).unwrap();
     for refusal in Refusal::ALL {
-        let (usual, answer) = (refusal.answer(ConnId(7), &Pages::default()), refusal.answer(ConnId(7), &pages));
+        let (usual, answer) = (refusal.answer(ConnId(7), 0, &Pages::default()), refusal.answer(ConnId(7), 0, &pages));
         assert_eq!(usual.status(), answer.status());
         let paged = [400, 426, 503].contains(&answer.status().as_u16());
         assert_eq!(answer.body() == "<p>Sorry</p>", paged, "{refusal:?}");
@@ -153,7 +155,7 @@ fn answers_are_documented() {
     let mut all = Refusal::ALL.to_vec();
     all.sort_by_key(|refusal| (refusal.status(), refusal.index()));
     for refusal in all {
-        let retry = refusal.retry_after(ConnId(0)).map_or("", |_| ", Retry-After");
+        let retry = refusal.retry_after(ConnId(0), 0).map_or("", |_| ", Retry-After");
         table.push_str(&format!(
             "| `{}` | {}{retry} | `{}` | {} | {} |\n",
             refusal.reason(),

@@ -1,82 +1,111 @@
-//! How many connections each route may have.
+//! Who is where: the limits of [`limit`](super::limit), for all connections, at this time.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use super::refusal::Refusal;
+use super::limit::{Ask, Denied, Limits, Moment, Place};
 use crate::config::Config;
 use crate::handoff::Tally;
+use crate::handoff::stats::Stats;
 
-/// The connections of the routes that have a limit: in their handshake, carried by this gate, or with the keeper.
+/// All limits, and who has what of them: connections in their handshake, carried by this gate, or with the keeper.
 pub(super) struct Seats {
-    /// By the index of the route.
-    rooms: Vec<Option<Arc<Room>>>,
+    limits: Mutex<Limits>,
+    begun: Instant,
+    stats: Arc<Stats>,
 }
 
-struct Room {
-    limit: u32,
-    taken: AtomicU32,
+/// The right of one connection to be there, and on its route once that is known. Dropped, it makes room for another.
+pub(super) struct Seat {
+    /// Whose it is; `None`: a client's without an address.
+    address: Option<IpAddr>,
+    route: Option<u16>,
+    /// None: the keeper has the pair.
+    seats: Option<Arc<Seats>>,
 }
-
-/// The right of one connection to be on its route. Dropped, it makes room for another.
-pub(super) struct Seat(Option<Arc<Room>>);
 
 impl Seats {
     /// None taken but by the pairs that the keeper holds.
-    pub(super) fn new(config: &Config, live: &[Tally]) -> Self {
-        let rooms = config.routes.iter().map(|route| route.limits.connections);
-        let room = |limit| Arc::new(Room { limit, taken: AtomicU32::new(0) });
-        let seats = Self { rooms: rooms.map(|limit| (limit > 0).then(|| room(limit))).collect() };
-        for room in live.iter().filter_map(|pair| seats.room(pair.route)) {
-            room.taken.fetch_add(1, Ordering::Relaxed);
-        }
-        seats
+    pub(super) fn new(config: &Config, live: &[Tally], stats: Arc<Stats>) -> Arc<Self> {
+        let seats = Self { limits: Mutex::new(Limits::new(config)), begun: Instant::now(), stats };
+        seats.change(|limits, now| live.iter().for_each(|pair| limits.seat(pair, now)));
+        Arc::new(seats)
     }
 
-    /// Takes a seat on a route.
+    /// Takes a seat for a client, or keeps the one that the connection `had` if it was the same client's. With `token`,
+    /// it is for a request that counts in the rate.
     ///
     /// # Errors
-    /// [`Refusal::RouteFull`].
-    pub(super) fn take(&self, route: u16) -> Result<Seat, Refusal> {
-        let Some(room) = self.room(route) else { return Ok(Seat(None)) };
-        let more = |taken: u32| (taken < room.limit).then_some(taken + 1);
-        let taken = room.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.map_err(|_| Refusal::RouteFull)?;
-        Ok(Seat(Some(room.clone())))
+    /// A limit. The seat that it had is lost.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+        token: bool,
+        had: Option<Seat>,
+    ) -> Result<Seat, Denied> {
+        // Another's is given back before this one is taken: there may be room for one only.
+        let had = had.filter(|seat| seat.address == address);
+        let ask = Ask { token, connection: had.is_none() };
+        self.change(|limits, now| limits.take(Place::All, address, ask, now))?;
+        Ok(had.unwrap_or_else(|| Seat { address, route: None, seats: Some(self.clone()) }))
     }
 
-    /// A pair of the keeper's has ended.
-    pub(super) fn closed(&self, pair: &Tally) {
-        if let Some(room) = self.room(pair.route) {
-            room.leave();
-        }
+    /// Pairs of the keeper's have ended.
+    pub(super) fn closed(&self, pairs: &[Tally]) {
+        self.change(|limits, now| pairs.iter().for_each(|pair| limits.closed(pair, now)));
     }
 
-    fn room(&self, route: u16) -> Option<&Arc<Room>> {
-        self.rooms.get(usize::from(route))?.as_ref()
+    fn change<T>(&self, change: impl FnOnce(&mut Limits, Moment) -> T) -> T {
+        let mut limits = self.limits();
+        let now = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let result = change(&mut limits, now);
+        self.stats.note_clients(limits.clients() as u64, limits.forgotten());
+        result
     }
-}
 
-impl Room {
-    fn leave(&self) {
-        let fewer = |taken: u32| Some(taken.saturating_sub(1));
-        // Never fails: there is always a number.
-        let _ = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+    fn limits(&self) -> MutexGuard<'_, Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seat {
+    /// Moves to a route, for one request more there.
+    ///
+    /// # Errors
+    /// A limit; it is on no route then.
+    pub(super) fn go(&mut self, route: u16) -> Result<(), Denied> {
+        let Some(seats) = &self.seats else { return Ok(()) };
+        let there = self.route == Some(route);
+        let before = self.route.take().filter(|_| !there);
+        seats.change(|limits, now| {
+            if let Some(before) = before {
+                limits.leave(Place::Route(before), self.address, now);
+            }
+            let ask = Ask { token: true, connection: !there };
+            let gone = limits.take(Place::Route(route), self.address, ask, now);
+            if gone.is_err() && there {
+                limits.leave(Place::Route(route), self.address, now);
+            }
+            gone
+        })?;
+        self.route = Some(route);
+        Ok(())
+    }
+
     /// The keeper has the pair now: the seat is taken until the keeper says that the pair has ended.
     pub(super) fn hand_over(mut self) {
-        self.0 = None;
+        self.seats = None;
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some(room) = &self.0 {
-            room.leave();
-        }
+        let Some(seats) = &self.seats else { return };
+        let route = self.route.map(Place::Route);
+        seats.change(|limits, now| {
+            [Some(Place::All), route].into_iter().flatten().for_each(|place| limits.leave(place, self.address, now));
+        });
     }
 }
 
@@ -86,39 +115,77 @@ mod tests {
 
     use super::*;
     use crate::config::Route;
+    use crate::gate::refusal::Refusal;
 
     fn on(route: u16) -> Tally {
         Tally { route, backend: 0, server: 0, client: None }
     }
 
-    fn seats(live: &[Tally]) -> Seats {
+    fn seats(live: &[Tally]) -> Arc<Seats> {
         let mut limited = Route::default();
         limited.limits.connections = 2;
-        Seats::new(&Config { routes: vec![Route::default(), limited], ..Config::default() }, live)
+        let config = Config { routes: vec![Route::default(), limited], ..Config::default() };
+        Seats::new(&config, live, Arc::new(Stats::create().unwrap().1))
     }
 
-    fn full(seats: &Seats) -> bool {
-        seats.take(1).err() == Some(Refusal::RouteFull)
+    fn take(seats: &Arc<Seats>, route: u16) -> Result<Seat, Refusal> {
+        let go = |mut seat: Seat| seat.go(route).map(|()| seat);
+        seats.take(None, true, None).and_then(go).map_err(|denied| denied.refusal)
+    }
+
+    fn full(seats: &Arc<Seats>) -> bool {
+        take(seats, 1).err() == Some(Refusal::RouteFull)
     }
 
     #[test]
     fn a_route_takes_as_many_as_it_may() {
         let seats = seats(&[]);
-        let both = [seats.take(1).unwrap(), seats.take(1).unwrap()];
+        let both = [take(&seats, 1).unwrap(), take(&seats, 1).unwrap()];
         assert!(full(&seats));
         drop(both);
         assert!(!full(&seats));
-        let _unlimited: Vec<Seat> = (0..99).map(|_| seats.take(0).unwrap()).collect();
-        assert!(seats.take(7).is_ok(), "a route that does not exist has no limit");
+        let _unlimited: Vec<Seat> = (0..99).map(|_| take(&seats, 0).unwrap()).collect();
+        assert!(take(&seats, 7).is_ok(), "a route that does not exist has no limit");
+    }
+
+    #[test]
+    fn who_asks_again_keeps_the_seat() {
+        let seats = seats(&[on(1)]);
+        let mut seat = take(&seats, 1).unwrap();
+        seat.go(1).ok().unwrap();
+        let mut seat = seats.take(None, true, Some(seat)).ok().unwrap();
+        seat.go(1).ok().unwrap();
+        assert!(full(&seats));
+        seat.go(0).ok().unwrap();
+        let other = take(&seats, 1).unwrap();
+        assert!(seat.go(1).is_err_and(|denied| denied.refusal == Refusal::RouteFull));
+        drop((seat, other));
+        let _last = take(&seats, 1).unwrap();
+        assert!(full(&seats), "a place was given back twice");
+    }
+
+    #[test]
+    fn a_connection_is_one_clients_at_a_time() {
+        let mut config = Config::default();
+        config.limits.per_client.connections = 1;
+        let seats = Seats::new(&config, &[], Arc::new(Stats::create().unwrap().1));
+        let [one, other] = [1, 2].map(|last| Some([192, 0, 2, last].into()));
+        let denied = |address| seats.take(address, true, None).err().map(|denied| denied.refusal);
+        let seat = seats.take(one, true, None).ok().unwrap();
+        assert_eq!((denied(one), denied(other)), (Some(Refusal::ClientFull), None));
+        let seat = seats.take(other, true, Some(seat)).ok().unwrap();
+        assert_eq!((denied(one), denied(other)), (None, Some(Refusal::ClientFull)));
+        drop(seat);
+        assert_eq!((denied(one), denied(other), seats.stats.clients()), (None, None, [0, 0]));
     }
 
     #[test]
     fn a_pair_with_the_keeper_keeps_its_seat_until_it_ends() {
         let seats = seats(&[]);
-        seats.take(1).unwrap().hand_over();
-        seats.take(1).unwrap().hand_over();
+        take(&seats, 1).unwrap().hand_over();
+        take(&seats, 1).unwrap().hand_over();
         assert!(full(&seats));
-        [0, 1, 9].map(on).iter().for_each(|pair| seats.closed(pair));
+        seats.closed(&[0, 1, 9].map(on));
         assert!(!full(&seats));
     }
 
@@ -126,9 +193,9 @@ mod tests {
     fn a_new_gate_counts_the_pairs_from_earlier_ones() {
         let seats = seats(&[0, 1, 0, 1, 8, 1].map(on));
         assert!(full(&seats), "there may be more than the limit");
-        seats.closed(&on(1));
+        seats.closed(&[on(1)]);
         assert!(full(&seats));
-        seats.closed(&on(1));
+        seats.closed(&[on(1)]);
         assert!(!full(&seats));
     }
 }

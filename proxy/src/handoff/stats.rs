@@ -17,11 +17,17 @@ pub const RESULTS: usize = 128;
 /// How many pairs a gate can carry itself: half the usual hard limit of 20,000 open files, two files each.
 pub const CARRIED: u32 = 10_000;
 
-/// The counters' place: one page of handshake results, then the carried pairs' counters.
+/// The counters' place: one page of handshake results and what is behind them, then the carried pairs' counters.
 const PAGE: u64 = 4096;
+
+/// Behind the results of handshakes: how many clients the gate remembers for their limits, and how many it forgot too
+/// early.
+const CLIENTS: u32 = RESULTS as u32;
+const FORGOTTEN: u32 = CLIENTS + 1;
 
 /// The mapped counters.
 pub struct Stats {
+    /// Results of handshakes, and what is behind them.
     handshakes: MappedArray<u64>,
     carried: MappedArray<PairCounters>,
 }
@@ -47,7 +53,7 @@ impl Stats {
     /// It cannot be mapped.
     pub fn open(file: impl AsFd) -> io::Result<Self> {
         Ok(Self {
-            handshakes: MappedArray::map(&file, 0, RESULTS)?,
+            handshakes: MappedArray::map(&file, 0, RESULTS + 2)?,
             carried: MappedArray::map(&file, PAGE, CARRIED as usize)?,
         })
     }
@@ -61,6 +67,20 @@ impl Stats {
     #[must_use]
     pub fn handshakes(&self) -> [u64; RESULTS] {
         std::array::from_fn(|result| self.handshakes.read(result as u32))
+    }
+
+    /// How many clients are remembered now, and how many more have been forgotten.
+    pub fn note_clients(&self, remembered: u64, forgotten: u64) {
+        self.handshakes.atomic(CLIENTS, 0).store(remembered, Ordering::Relaxed);
+        if forgotten > 0 {
+            self.handshakes.atomic(FORGOTTEN, 0).fetch_add(forgotten, Ordering::Relaxed);
+        }
+    }
+
+    /// How many clients are remembered, and how many have been forgotten in all.
+    #[must_use]
+    pub fn clients(&self) -> [u64; 2] {
+        [self.handshakes.read(CLIENTS), self.handshakes.read(FORGOTTEN)]
     }
 
     /// The counters of a carried pair.

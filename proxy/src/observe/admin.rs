@@ -140,7 +140,12 @@ impl OfGate {
         let handshakes = self.handshakes.iter();
         let handshakes =
             handshakes.filter_map(|(place, result, reason)| Some((*result, *reason, *counts.get(*place)?))).collect();
-        PageOfGate { handshakes, certificates: self.certificates.rows(), backends: (self.backends)() }
+        PageOfGate {
+            handshakes,
+            clients: self.stats.clients(),
+            certificates: self.certificates.rows(),
+            backends: (self.backends)(),
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use crate::handoff::{Engine, Snapshot};
 pub(super) struct PageOfGate {
     /// Handshakes by `result` and `reason`.
     pub(super) handshakes: Vec<(&'static str, &'static str, u64)>,
+    /// Clients that are remembered for their limits, and those forgotten.
+    pub(super) clients: [u64; 2],
     pub(super) certificates: Vec<CertificateRow>,
     pub(super) backends: Vec<BackendRow>,
 }
@@ -114,6 +116,7 @@ impl Collector for Page {
         self.traffic(encoder)?;
         self.sizes(encoder)?;
         self.events(encoder)?;
+        self.limits(encoder)?;
         self.files(encoder)?;
         self.backends(encoder)
     }
@@ -177,6 +180,15 @@ impl Page {
         let help = "Directions moved from the kernel to userspace because the receiver was congested";
         lone_counter(encoder, "sluice_relay_flips", help, self.flips)?;
         lone_counter(encoder, "sluice_gate_starts", "Gate processes started", self.gate_starts)
+    }
+
+    fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (name, help) = ("sluice_client_addresses", "Clients that are remembered for their limits");
+        let gauge = ConstGauge::new(self.of_gate.clients[0]);
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        let help =
+            "Clients that were forgotten while their rate was still to be remembered: limits.per_client.addresses";
+        lone_counter(encoder, "sluice_client_addresses_evicted", help, self.of_gate.clients[1])
     }
 
     fn files(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

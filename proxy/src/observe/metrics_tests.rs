@@ -31,7 +31,7 @@ fn row(engine: Engine) -> PairRow {
 
 #[test]
 fn an_idle_proxy_shows_every_series() {
-    let page = PageOfGate { handshakes: vec![("upgraded", "none", 0)], ..PageOfGate::default() };
+    let page = PageOfGate { handshakes: vec![("upgraded", "none", 0)], clients: [7, 3], ..PageOfGate::default() };
     let text = render(&Snapshot::default(), page).unwrap();
     for line in [
         "sluice_connections{engine=\"sockmap\"} 0",
@@ -44,6 +44,8 @@ fn an_idle_proxy_shows_every_series() {
         "sluice_handshakes_total{result=\"upgraded\",reason=\"none\"} 0",
         "sluice_relay_flips_total 0",
         "sluice_gate_starts_total 0",
+        "sluice_client_addresses 7",
+        "sluice_client_addresses_evicted_total 3",
         "sluice_certificate_reloads_total{result=\"ok\"} 0",
         "sluice_certificate_reloads_total{result=\"failed\"} 0",
         concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

@@ -92,7 +92,7 @@ pub(super) fn builder(config: &Config) -> Builder {
 }
 
 /// Serves a client until its connection ends. `front` has been read from the stream already.
-pub(super) async fn serve(gate: Arc<Gate>, visit: Visit, stream: Stream, front: Bytes) {
+pub(super) async fn serve(gate: Arc<Gate>, mut visit: Visit, stream: Stream, front: Bytes) {
     let (note, scheme) = (visit.note(), stream.keys().scheme());
     let relay = &gate.config.relay;
     // One that the kernel refuses is one whose peer is gone.
@@ -100,12 +100,12 @@ pub(super) async fn serve(gate: Arc<Gate>, visit: Visit, stream: Stream, front: 
     let _ = tcp.map(|tcp| watch_for_death(tcp, relay.keepalive, relay.user_timeout));
     let begun = timeout_at(visit.head_by, builder(&gate.config).handshake(Front::new(front, stream))).await;
     let Ok(Ok(mut session)) = begun else { return gate.conclude(&note, Outcome::ClientGone) };
-    if let Err(error) = converse(&gate, &visit, scheme, &mut session).await {
+    if let Err(error) = converse(&gate, &mut visit, scheme, &mut session).await {
         tracing::debug!(conn = %note.id, %error, "an HTTP/2 connection failed");
     }
 }
 
-async fn converse(gate: &Arc<Gate>, visit: &Visit, scheme: Scheme, session: &mut Session) -> Result<(), h2::Error> {
+async fn converse(gate: &Arc<Gate>, visit: &mut Visit, scheme: Scheme, session: &mut Session) -> Result<(), h2::Error> {
     let calls = Calls(Arc::new(watch::Sender::new(0)));
     let mut going = false;
     loop {

@@ -9,6 +9,7 @@ mod rewrite;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -25,7 +26,7 @@ use self::path::PathRule;
 use self::rewrite::Rewrite;
 use super::handshake::{Caller, PlainPath, Target};
 use super::refusal::Refusal;
-use crate::config::{Condition, Config, HttpMode, NoOrigin, Origin, OriginRule, Route};
+use crate::config::{Access, Condition, Config, HttpMode, NoOrigin, Origin, OriginRule, Route};
 
 /// The routes, in the order in which they are tried.
 pub(super) struct Routes {
@@ -64,6 +65,7 @@ pub(super) struct Rule {
     rewrite: Option<Rewrite>,
     origins: Vec<OriginRule>,
     no_origin: NoOrigin,
+    access: Access,
     http: HttpMode,
 }
 
@@ -180,6 +182,7 @@ fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
         rewrite,
         origins: route.origins.clone(),
         no_origin: route.no_origin,
+        access: Access { allow: route.allow.clone(), deny: route.deny.clone() },
         http: route.http,
     })
 }
@@ -195,6 +198,14 @@ impl Rule {
     /// How many conditions a request must meet beside its host and path.
     fn conditions(&self) -> usize {
         self.headers.len() + self.query.len() + usize::from(!self.methods.is_empty())
+    }
+
+    /// Whether a client with this address may enter. `None`: one without an address.
+    ///
+    /// # Errors
+    /// [`Refusal::AddressDenied`].
+    pub(super) fn admit_client(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
+        if self.access.admits(address) { Ok(()) } else { Err(Refusal::AddressDenied) }
     }
 
     /// Whether a page may enter a server of the origin `own`.

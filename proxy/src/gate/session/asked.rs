@@ -16,6 +16,7 @@ use crate::gate::dial::Errand;
 use crate::gate::exchange::{self, Gone};
 use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{Kind, Verdict};
+use crate::gate::limit::Denied;
 use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
@@ -54,6 +55,8 @@ pub(super) struct From {
     pub(super) address: Peer,
     /// What the client speaks, which the listener need not speak.
     pub(super) scheme: Scheme,
+    /// Whether a proxy says so, who may ask for somebody else next.
+    pub(super) told: bool,
     /// Of what hashing looks at, if its backend's servers are chosen by that.
     pub(super) key: Option<u64>,
 }
@@ -71,13 +74,15 @@ impl Asked {
 }
 
 impl HeadRead {
-    /// Finds the client's own address and the route, takes a place on it, and has the client show who it is. The log names the client from here on.
+    /// Finds the client's own address and the route, takes its places, and has the client show who it is. The log names the
+    /// client from here on.
     pub(super) async fn judge(mut self, gate: &Arc<Gate>, note: &mut Note) -> Result<Judged, Stopped> {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
         note.client = visitor.client;
-        let from = From { address: visitor.client, scheme: visitor.scheme, key: None };
-        let judged = Verdict::judge(&gate.routes, &self.head, &visitor).and_then(|verdict| {
-            self.visit.permit.sit(gate.seats.take(verdict.rule.way.route)?);
+        let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted, key: None };
+        let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {
+            let verdict = Verdict::judge(&gate.routes, &self.head, &visitor)?;
+            self.visit.permit.go(verdict.rule.way.route)?;
             Ok(verdict)
         });
         match judged {
@@ -88,7 +93,8 @@ impl HeadRead {
                 let key = fleet.and_then(|fleet| fleet.key(visitor.client.ip(), &subject));
                 self.enter(gate, &visitor, From { key, ..from }, verdict).await
             }
-            Err(refusal) => {
+            Err(Denied { refusal, wait }) => {
+                note.wait = wait;
                 let Self { visit, client, head, .. } = self;
                 // Without the query, which may hold a token.
                 let (path, headers) = (head.uri.path(), &head.headers);

@@ -134,7 +134,7 @@ impl Entrance<'_> {
         let Some(challenge) = check.challenge(refusal).filter(|_| unauthorized) else {
             return NotEntered::Refused(refusal);
         };
-        let mut response = refusal.answer(self.id, &self.gate.pages);
+        let mut response = refusal.answer(self.id, 0, &self.gate.pages);
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         NotEntered::Answered(refusal, Box::new(response))
     }
@@ -170,7 +170,7 @@ impl Entrance<'_> {
                 Ok(entry)
             }
             Ruling::Deny => {
-                let ours = Refusal::AuthDenied.answer(self.id, &self.gate.pages);
+                let ours = Refusal::AuthDenied.answer(self.id, 0, &self.gate.pages);
                 let body = read(body).await.unwrap_or_default();
                 Err(NotEntered::Answered(Refusal::AuthDenied, Box::new(service.denial(ours, &head, body))))
             }

@@ -25,13 +25,15 @@ use asked::{HeadRead, Judged};
 use states::{Stopped, Up};
 
 use super::exchange;
+use super::handshake::Visitor;
 use super::http2::{self, PREFACE};
+use super::limit::Denied;
 use super::proxy_in::{self, NoHeader};
 use super::refusal::{Outcome, Refusal};
 use super::stream::Stream;
 use super::tls::{self, Acceptor, NoSession, Secured};
 use super::{Gate, linger};
-use crate::handoff::{ConnId, Peer};
+use crate::handoff::Peer;
 
 /// How long a client may take to read an answer other than 101: the answer fits a socket buffer but for bodies, and a
 /// client that reads one slower than this is holding a slot.
@@ -52,6 +54,7 @@ pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted) {
     tracing::debug!(conn = %visit.id, client = %visit.client, listener = visit.listener, "accepted");
     let unix = visit.client == Peer::Unix;
     let Some(accepted) = introduce(&gate, accepted).await else { return };
+    let Some(accepted) = welcome(&gate, accepted).await else { return };
     let up = match gate.loaded.acceptor(accepted.visit.listener) {
         None => Some(begin(&gate, accepted, unix).await),
         Some(acceptor) => secure(&gate, accepted, &acceptor).await,
@@ -91,12 +94,33 @@ async fn introduce(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
         Err(NoHeader::Malformed) => {
             gate.conclude(&visit.note(), Outcome::Refused(Refusal::ProxyHeader));
             match listener.tls {
-                None => answer_unread(gate, stream, Refusal::ProxyHeader, visit.id).await,
+                None => answer_unread(gate, stream, Refusal::ProxyHeader, &visit.note()).await,
                 Some(_) => linger::close(stream).await,
             }
             None
         }
     }
+}
+
+/// Lets a client in whose address is known, before it costs more than its accept. One for whom a proxy speaks is known by
+/// its requests.
+async fn welcome(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
+    let Accepted { mut visit, stream } = accepted;
+    let client = visit.client;
+    if Visitor::is_told_by(&gate.config.forwarded, client) {
+        return Some(Accepted { visit, stream });
+    }
+    let Err(Denied { refusal, wait }) = visit.let_in(gate, client) else {
+        visit.let_in = true;
+        return Some(Accepted { visit, stream });
+    };
+    let note = Note { wait, ..visit.note() };
+    gate.conclude(&note, Outcome::Refused(refusal));
+    let clear = gate.config.listeners.get(usize::from(note.listener)).is_some_and(|listener| listener.tls.is_none());
+    if clear && let Some(_told) = gate.admission.refuse(visit.permit) {
+        answer_unread(gate, stream, refusal, &note).await;
+    }
+    None
 }
 
 /// Finds out what a client without TLS speaks, by its first bytes (RFC 9113 §3.3).
@@ -136,7 +160,7 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &Acceptor) -> Option<
         }
         Ok(Err(NoSession::Refused(stream, refusal))) => {
             gate.conclude(&note, Outcome::Refused(refusal));
-            answer_unread(gate, stream, refusal, note.id).await;
+            answer_unread(gate, stream, refusal, &note).await;
         }
         Ok(Err(NoSession::Lost)) | Err(_) => gate.conclude(&note, Outcome::TlsFailed),
     }
@@ -189,9 +213,9 @@ async fn conclude(gate: &Gate, note: &Note, stopped: Result<(), Stopped>) {
     match stopped {
         Stopped::Gone | Stopped::Lost(_) | Stopped::Done(None, _) => {}
         Stopped::Done(Some(stream), _permit) | Stopped::Told(stream, _, _permit) => linger::close(stream).await,
-        Stopped::Unread(stream, refusal, _permit) => answer_unread(gate, stream, refusal, note.id).await,
+        Stopped::Unread(stream, refusal, _permit) => answer_unread(gate, stream, refusal, note).await,
         Stopped::Refused(client, refusal, _permit) => {
-            client.answer(exchange::whole(refusal.answer(note.id, &gate.pages))).await;
+            client.answer(exchange::whole(refusal.answer(note.id, note.wait, &gate.pages))).await;
         }
         Stopped::Denied(client, response, _, _permit) | Stopped::Answered(client, response, _permit) => {
             client.answer(*response).await;
@@ -199,8 +223,8 @@ async fn conclude(gate: &Gate, note: &Note, stopped: Result<(), Stopped>) {
     }
 }
 
-async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, mut stream: S, refusal: Refusal, id: ConnId) {
-    let bytes = refusal.answer_bytes(id, &gate.pages);
+async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, mut stream: S, refusal: Refusal, note: &Note) {
+    let bytes = refusal.answer_bytes(note.id, note.wait, &gate.pages);
     let write = async {
         stream.write_all(&bytes).await?;
         stream.flush().await

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
+use http_body_util::BodyExt as _;
 
 use super::asked::{From, HeadRead};
 use super::states::{Stopped, give, unread};
@@ -42,7 +43,7 @@ pub(super) struct Replied {
 
 impl Plain {
     pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>, note: &Note) -> Result<Replied, Stopped> {
-        let Self { visit, mut client, keys, scheme, from, request, rule, errand, last } = *self;
+        let Self { mut visit, mut client, keys, scheme, from, request, rule, errand, last } = *self;
         match client.while_there(forward::forward(gate, errand, request)).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Err(refusal)) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
@@ -53,10 +54,23 @@ impl Plain {
                 if last {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
+                if from.told {
+                    let seat = visit.permit.stand();
+                    response = response.map(|body| until_read(body, seat));
+                }
                 Ok(Replied { visit, client, keys, scheme, response })
             }
         }
     }
+}
+
+/// A body that drops something when it has been sent, or will not be.
+fn until_read(body: AnswerBody, held: impl Send + 'static) -> AnswerBody {
+    let keep = move |frame| {
+        let _held = &held;
+        frame
+    };
+    AnswerBody::new(body.map_frame(keep))
 }
 
 /// A backend's answer to a plain request, as the client gets it.

@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use super::after;
 use crate::gate::Gate;
 use crate::gate::admission::Permit;
+use crate::gate::limit::Denied;
 use crate::gate::proxy_header::Ends;
+use crate::gate::refusal::Refusal;
 use crate::gate::tls::Person;
 use crate::handoff::{ConnId, Peer};
 
@@ -29,6 +31,8 @@ pub(in crate::gate) struct Visit {
     /// When the whole handshake must be done.
     pub(in crate::gate) done_by: Instant,
     pub(in crate::gate) permit: Permit,
+    /// The client was let in when it connected, which was for its first request too.
+    pub(in crate::gate) let_in: bool,
 }
 
 /// What a log line says of a connection.
@@ -37,18 +41,32 @@ pub(in crate::gate) struct Note {
     pub(in crate::gate) id: ConnId,
     pub(in crate::gate) client: Peer,
     pub(in crate::gate) listener: u16,
+    /// Seconds until it is worth to try again, if it is refused; 0: not known.
+    pub(in crate::gate) wait: u32,
 }
 
 impl Visit {
     pub(in crate::gate) fn note(&self) -> Note {
-        Note { id: self.id, client: self.client, listener: self.listener }
+        Note { id: self.id, client: self.client, listener: self.listener, wait: 0 }
+    }
+
+    /// Lets a client in, as far as what it asks for does not matter, or one more request of it.
+    ///
+    /// # Errors
+    /// Its address is denied, or a limit is reached.
+    pub(in crate::gate) fn let_in(&mut self, gate: &Gate, client: Peer) -> Result<(), Denied> {
+        let token = !std::mem::take(&mut self.let_in);
+        if token && !gate.config.access.admits(client.ip()) {
+            return Err(Refusal::AddressDenied.into());
+        }
+        self.permit.sit(&gate.seats, client, token)
     }
 
     /// That of one stream of this connection, which is a connection of its own to all that comes behind.
     ///
     /// # Errors
     /// There is no room for it.
-    pub(in crate::gate) fn stream(&self, gate: &Gate) -> Result<Self, Note> {
+    pub(in crate::gate) fn stream(&mut self, gate: &Gate) -> Result<Self, Note> {
         let note = Note { id: gate.next_id(), ..self.note() };
         let permit = gate.admission.try_permit().ok_or(note)?;
         let now = Instant::now();
@@ -62,6 +80,7 @@ impl Visit {
             head_by: now,
             done_by: after(gate.config.timeouts.handshake),
             permit,
+            let_in: std::mem::take(&mut self.let_in),
         })
     }
 }

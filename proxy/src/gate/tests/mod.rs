@@ -6,6 +6,7 @@ mod auth;
 mod backend_tls;
 mod bench;
 mod certificates;
+mod clients;
 mod hand_over;
 mod http2;
 mod identity;

@@ -55,7 +55,7 @@ impl Visitor {
     pub(in crate::gate) fn judge(settings: &Forwarded, peer: Peer, own: Scheme, headers: &HeaderMap) -> Self {
         let direct =
             Self { client: peer, scheme: own, host: None, trusted: false, own_scheme: own, peer, chain: vec![] };
-        if !is_trusted(settings, peer.ip()) {
+        if !Self::is_told_by(settings, peer) {
             return direct;
         }
         let mut hops = match settings.read {
@@ -80,6 +80,11 @@ impl Visitor {
             chain: hops.into_iter().map(|hop| hop.node).collect(),
             ..direct
         }
+    }
+
+    /// Whether such a peer says for whom it asks, in each of its requests.
+    pub(in crate::gate) fn is_told_by(settings: &Forwarded, peer: Peer) -> bool {
+        is_trusted(settings, peer.ip())
     }
 
     /// Tells the backend. What the request said before must be gone; `asked` is the Host that came with it.
