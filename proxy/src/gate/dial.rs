@@ -12,12 +12,12 @@ use super::handshake::Scheme;
 use super::policy::Way;
 use super::proxy_header::{self, Ends};
 use super::refusal::Refusal;
-use super::session::now_ms;
 use super::sticky::Kept;
 use super::stream::Stream;
 use super::upstream::{Dialling, Failure};
 use crate::config::Backend;
 use crate::handoff::ConnId;
+use crate::sys::clock::epoch_ms;
 
 /// What is known of a request for which a server is looked for.
 #[derive(Clone, Copy)]
@@ -135,6 +135,6 @@ impl Gate {
     pub(super) fn stick(&self, errand: &Errand, server: u16, scheme: Scheme) -> Option<HeaderValue> {
         let good = errand.kept.is_some_and(|kept| kept.server == server && !kept.renew);
         let sticky = self.fleet(errand.way.backend).filter(|_| !good)?.sticky()?;
-        sticky.issue(server, scheme == Scheme::Tls, now_ms() / 1000)
+        sticky.issue(server, scheme == Scheme::Tls, epoch_ms() / 1000)
     }
 }

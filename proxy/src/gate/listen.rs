@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep};
 use super::Gate;
 use super::admission::Permit;
 use super::proxy_header::Ends;
-use super::session::{self, Accepted, Visit, after, now_ms};
+use super::session::{self, Accepted, Visit, after};
 use super::unix;
 use crate::handoff::{Peer, canonical};
+use crate::sys::clock::epoch_ms;
 use crate::sys::watch::watch;
 
 /// How long to wait when files are short: they come back as connections end, which nothing tells us of.
@@ -93,7 +94,7 @@ impl Port {
             ends,
             person: None,
             listener: self.index,
-            accepted_ms: now_ms(),
+            accepted_ms: epoch_ms(),
             head_by: after(timeouts.head.min(timeouts.handshake)),
             done_by: after(timeouts.handshake),
             permit,

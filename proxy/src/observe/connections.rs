@@ -1,7 +1,6 @@
 //! `GET /connections`: one JSON object per live pair.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use proxy_common::layout::{DirCounters, Direction};
 use proxy_common::scan::{OPCODES, bucket_limit};
@@ -9,6 +8,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::handoff::{PairRow, Snapshot};
+use crate::sys::clock::epoch_ms;
 
 #[derive(Serialize)]
 struct Connection<'a> {
@@ -58,7 +58,7 @@ struct Size {
 /// # Errors
 /// None that the types allow.
 pub(super) fn render(snapshot: &Snapshot, config: &Config) -> serde_json::Result<String> {
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let now_ms = epoch_ms();
     let found = snapshot.found.iter().map(|found| ((found.backend, found.server), found));
     let found: HashMap<_, _> = found.collect();
     let list: Vec<_> = snapshot

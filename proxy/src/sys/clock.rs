@@ -1,4 +1,6 @@
-//! The clock of the counters.
+//! Clocks.
+
+use std::time::UNIX_EPOCH;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -7,4 +9,10 @@ use rustix::time::{ClockId, clock_gettime};
 pub fn now_coarse_ns() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Milliseconds since the Unix epoch; 0 before it.
+#[must_use]
+pub fn epoch_ms() -> u64 {
+    UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis() as u64)
 }

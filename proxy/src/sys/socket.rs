@@ -131,18 +131,7 @@ pub fn watch_for_death(socket: impl AsFd, keepalive: Duration, user_timeout: Dur
 /// # Errors
 /// The socket is no TCP socket.
 pub fn kick(socket: impl AsFd) -> io::Result<()> {
-    let one: libc::c_int = 1;
-    // SAFETY: the option takes one int.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw const one).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    check(result)
+    set_one(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT)
 }
 
 /// Has a bind(2) without a port leave its choice to connect(2), which takes any that is free towards that peer
@@ -151,13 +140,18 @@ pub fn kick(socket: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// This is no socket of IP.
 pub fn choose_port_late(socket: impl AsFd) -> io::Result<()> {
+    set_one(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)
+}
+
+/// Sets an option that is an int to 1.
+fn set_one(socket: impl AsFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
     let one: libc::c_int = 1;
-    // SAFETY: the option takes one int.
+    // SAFETY: `one` is readable for the length that is told, whatever the option is, and no pointer of it is kept.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
+            level,
+            option,
             (&raw const one).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )

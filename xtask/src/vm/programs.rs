@@ -59,7 +59,7 @@ fn build_suites(selection: &[&str]) -> anyhow::Result<Vec<Suite>> {
 }
 
 /// Tests of whole programs that look at HTTP alone, to which one kernel is like another.
-const OF_NO_KERNEL: [&str; 3] = ["tests/plain.rs", "tests/routes.rs", "tests/smuggling.rs"];
+const OF_NO_KERNEL: [&str; 4] = ["tests/limits.rs", "tests/plain.rs", "tests/routes.rs", "tests/smuggling.rs"];
 
 /// The test program that a message of cargo's announces, if it is one for the guest: the unit tests of the library, which
 /// move bytes over sockets, and the tests of whole programs. No other meets the kernel.

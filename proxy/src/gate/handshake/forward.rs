@@ -15,7 +15,7 @@ use crate::gate::tls::{CLIENT_CERT, CLIENT_CERT_SUBJECT};
 
 /// Headers that end at every hop, whether Connection names them or not (RFC 9110 §7.6.1, and RFC 2616 §13.5.1 for
 /// the older ones).
-const HOP_BY_HOP: [HeaderName; 10] = [
+pub(super) const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     UPGRADE,
     TE,

@@ -1,22 +1,12 @@
 //! HTTP/2 as HTTP/1.1 says it, and back: so that one set of rules judges both (RFC 9113 §8, RFC 8441).
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri, Version, response};
 
+use super::forward::HOP_BY_HOP;
 use super::grammar;
 use crate::gate::refusal::Refusal;
-
-/// Headers of an answer that speak of the connection, which HTTP/2 has other means for (RFC 9113 §8.2.2), and the
-/// accept key, which RFC 8441 §5 does without.
-const NOT_IN_HTTP2: [HeaderName; 6] = [
-    CONNECTION,
-    UPGRADE,
-    SEC_WEBSOCKET_ACCEPT,
-    http::header::TRANSFER_ENCODING,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// Writes a request's head as the same request over HTTP/1.1. `protocol` is the pseudo-header of an extended CONNECT
 /// (RFC 8441 §4), which becomes a handshake with this Sec-WebSocket-Key.
@@ -71,7 +61,9 @@ fn one_cookie(headers: &mut HeaderMap) -> Result<(), Refusal> {
 
 /// Makes an answer's head one of HTTP/2: a 101 is a 200 there (RFC 8441 §5).
 pub(in crate::gate) fn answer(head: &mut response::Parts) {
-    for name in &NOT_IN_HTTP2 {
+    // Headers that speak of the connection, which HTTP/2 has other means for (RFC 9113 §8.2.2), and the accept key, which
+    // RFC 8441 §5 does without.
+    for name in HOP_BY_HOP.iter().chain([&SEC_WEBSOCKET_ACCEPT]) {
         head.headers.remove(name);
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -34,6 +34,8 @@ pub(super) struct Routes {
     entries: Vec<(HostRule, Arc<Rule>)>,
     /// Whether a route has conditions on the query, which else need not be read.
     queried: bool,
+    /// Whether a route takes plain HTTP.
+    take_plain: bool,
 }
 
 /// What routes look at: the same for a WebSocket handshake and for any other request.
@@ -102,12 +104,13 @@ impl Routes {
         // Stable: of two that are equally specific, the one that is written first.
         entries.sort_by_key(|(host, rule)| Reverse((rule.priority, host.rank(), rule.path.rank(), rule.conditions())));
         let queried = entries.iter().any(|(_, rule)| !rule.query.is_empty());
-        Ok(Self { entries, queried })
+        let take_plain = entries.iter().any(|(_, rule)| rule.http == HttpMode::Forward);
+        Ok(Self { entries, queried, take_plain })
     }
 
     /// Whether any route takes plain HTTP.
     pub(super) fn take_plain(&self) -> bool {
-        self.entries.iter().any(|(_, rule)| rule.http == HttpMode::Forward)
+        self.take_plain
     }
 
     /// Which route serves a request.

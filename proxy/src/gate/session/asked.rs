@@ -10,7 +10,7 @@ use super::Client;
 use super::enter::{Entered, Entrance, NotEntered};
 use super::plain::Plain;
 use super::states::{Admitted, Stopped};
-use super::visit::{Note, Visit, now_ms};
+use super::visit::{Note, Visit};
 use crate::gate::Gate;
 use crate::gate::dial::Errand;
 use crate::gate::exchange::{self, Gone};
@@ -21,6 +21,7 @@ use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
 use crate::handoff::{Peer, WhyNot};
+use crate::sys::clock::epoch_ms;
 
 /// A request as it came over HTTP/2.
 pub(in crate::gate) struct Asked {
@@ -191,7 +192,7 @@ fn done_by(gate: &Gate, general: Instant, rule: &Rule) -> Instant {
 /// The server that the client was on before, by its cookie, which is not for the backend.
 fn kept(gate: &Gate, way: Way, headers: &mut HeaderMap) -> Option<Kept> {
     let sticky = gate.fleet(way.backend)?.sticky()?;
-    let kept = sticky.read(headers, now_ms() / 1000);
+    let kept = sticky.read(headers, epoch_ms() / 1000);
     sticky.strip(headers);
     kept
 }

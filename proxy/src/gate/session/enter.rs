@@ -13,7 +13,6 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use super::client::nothing;
-use super::visit::now_ms;
 use crate::gate::auth::{Asked, Check, Claimed, Entry, Forward, Look, Ruling, Subject, Users};
 use crate::gate::dial::Errand;
 use crate::gate::exchange::AnswerBody;
@@ -24,6 +23,7 @@ use crate::gate::proxy_header::Ends;
 use crate::gate::refusal::Refusal;
 use crate::gate::{Gate, forward};
 use crate::handoff::ConnId;
+use crate::sys::clock::epoch_ms;
 
 /// How long a password waits for its turn. 2 s: some dozens of hashes, and short of what a person waits.
 const PASSWORD_PATIENCE: Duration = Duration::from_secs(2);
@@ -108,7 +108,7 @@ impl Entrance<'_> {
         let mut refused = None;
         for check in checks {
             let mut none = Vec::new();
-            let look = check.look(&asked(&mut head.headers, verdict, &mut none), now_ms());
+            let look = check.look(&asked(&mut head.headers, verdict, &mut none), epoch_ms());
             let result = match look {
                 Look::Absent => continue,
                 Look::Enter(entry) => Ok(entry),
@@ -198,7 +198,7 @@ fn asked<'a>(headers: &'a mut HeaderMap, verdict: &'a mut Verdict<'_>, none: &'a
 /// # Errors
 /// It is wrong, or too many others are before it.
 async fn verify(turns: &Arc<Semaphore>, users: &Arc<Users>, claimed: Claimed) -> Result<Entry, Refusal> {
-    if users.remembers(&claimed, now_ms()) {
+    if users.remembers(&claimed, epoch_ms()) {
         return Ok(claimed.into_entry());
     }
     let turn = timeout(PASSWORD_PATIENCE, turns.clone().acquire_owned()).await;
@@ -206,9 +206,9 @@ async fn verify(turns: &Arc<Semaphore>, users: &Arc<Users>, claimed: Claimed) ->
     let users = users.clone();
     let verify = move || {
         // Whoever waited behind the same user has been answered for.
-        let good = users.remembers(&claimed, now_ms()) || users.verify(&claimed);
+        let good = users.remembers(&claimed, epoch_ms()) || users.verify(&claimed);
         if good {
-            users.remember(&claimed, now_ms());
+            users.remember(&claimed, epoch_ms());
         }
         drop(turn);
         good.then(|| claimed.into_entry())
@@ -242,7 +242,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static(text));
         let (mut target, mut none) = (http::uri::PathAndQuery::from_static("/"), Vec::new());
-        match check.look(&Asked { headers: &mut headers, target: &mut target, protocols: &mut none }, now_ms()) {
+        match check.look(&Asked { headers: &mut headers, target: &mut target, protocols: &mut none }, epoch_ms()) {
             Look::Password(users, claimed) => (users.clone(), claimed),
             _ => panic!("no password"),
         }

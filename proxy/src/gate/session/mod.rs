@@ -19,7 +19,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 pub(super) use asked::Asked;
 pub(super) use client::Client;
 pub(super) use states::{Accepted, Quiesced};
-pub(super) use visit::{Note, Visit, now_ms};
+pub(super) use visit::{Note, Visit};
 
 use asked::{HeadRead, Judged};
 use states::{Stopped, Up};

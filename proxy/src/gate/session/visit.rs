@@ -1,7 +1,6 @@
 //! What is known of a connection before anything of it has been read.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -13,6 +12,7 @@ use crate::gate::proxy_header::Ends;
 use crate::gate::refusal::Refusal;
 use crate::gate::tls::Person;
 use crate::handoff::{ConnId, Peer};
+use crate::sys::clock::epoch_ms;
 
 /// What is known of a connection from its accept on.
 pub(in crate::gate) struct Visit {
@@ -76,16 +76,11 @@ impl Visit {
             ends: self.ends,
             person: self.person.clone(),
             listener: self.listener,
-            accepted_ms: now_ms(),
+            accepted_ms: epoch_ms(),
             head_by: now,
             done_by: after(gate.config.timeouts.handshake),
             permit,
             let_in: std::mem::take(&mut self.let_in),
         })
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(in crate::gate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
