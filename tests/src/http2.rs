@@ -1,9 +1,9 @@
 //! A client that speaks HTTP/1.1, put on a stream of HTTP/2: the scenarios for other ways hold for RFC 8441 as they are.
 //!
-//! Between the test's end and Sluice stands one task: it writes the handshake as an extended CONNECT and its answer as a
-//! 101, and moves bytes, ends and resets. It holds no more than the stream's window.
+//! Between the test's end and Sluice stands one task: it writes a handshake as an extended CONNECT and its answer as a
+//! 101 (and a GET without a body as a GET), and moves bytes, ends and resets. It holds no more than the stream's window.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -74,7 +74,7 @@ async fn connections(proxy: SocketAddr) -> io::Result<(TcpStream, TcpStream, Tcp
 
 async fn serve(mut far: TcpStream, to_proxy: TcpStream, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<()> {
     let (head, behind) = read_head(&mut far).await?;
-    let (request, key) = extended_connect(&head)?;
+    let (request, key) = as_http2(&head)?;
     let mut send = match tls {
         None => begin(to_proxy).await?,
         Some(config) => {
@@ -84,9 +84,15 @@ async fn serve(mut far: TcpStream, to_proxy: TcpStream, tls: Option<Arc<ClientCo
             begin(TlsConnector::from(Arc::new(config)).connect(name, to_proxy).await?).await?
         }
     };
-    let (answer, up) = send.send_request(request, false)?;
-    let (head, mut down) = answer.await?.into_parts();
-    let upgraded = head.status == http::StatusCode::OK;
+    let plain = key.is_empty();
+    let (answer, up) = send.send_request(request, plain)?;
+    let answer = tokio::select! {
+        answer = answer => answer?,
+        // What is dropped here resets the stream.
+        () = gone(&far) => return Ok(()),
+    };
+    let (head, mut down) = answer.into_parts();
+    let upgraded = head.status == http::StatusCode::OK && !key.is_empty();
     far.write_all(&http1(&Response::from_parts(head, ()), &key)).await?;
     if !upgraded {
         while let Some(data) = down.data().await {
@@ -96,6 +102,13 @@ async fn serve(mut far: TcpStream, to_proxy: TcpStream, tls: Option<Arc<ClientCo
     }
     carry(far, up, down, behind).await;
     Ok(())
+}
+
+/// Until the client has closed. One that sends more meanwhile is taken for one that stays.
+async fn gone(far: &TcpStream) {
+    if far.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0) {
+        pending().await
+    }
 }
 
 /// Reads up to the end of a head; what came behind it comes along.
@@ -110,7 +123,8 @@ async fn read_head(far: &mut TcpStream) -> anyhow::Result<(String, Vec<u8>)> {
     }
 }
 
-fn extended_connect(head: &str) -> anyhow::Result<(Request<()>, String)> {
+/// An extended CONNECT for a handshake, a GET for a GET, and the handshake's key.
+fn as_http2(head: &str) -> anyhow::Result<(Request<()>, String)> {
     let mut lines = head.lines();
     let path = lines.next().and_then(|line| line.split(' ').nth(1)).context("a request line")?;
     let fields: Vec<(String, &str)> = lines
@@ -118,14 +132,18 @@ fn extended_connect(head: &str) -> anyhow::Result<(Request<()>, String)> {
         .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim()))
         .collect();
     let of = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
-    let mut request = Request::connect(format!("http://{}{path}", of("host").context("a Host")?));
+    let key = of("sec-websocket-key").unwrap_or_default().to_owned();
+    let target = format!("http://{}{path}", of("host").context("a Host")?);
+    let mut request = if key.is_empty() { Request::get(target) } else { Request::connect(target) };
     for (name, value) in &fields {
         if !["host", "connection", "upgrade", "sec-websocket-key"].contains(&name.as_str()) {
             request = request.header(name, *value);
         }
     }
-    let key = of("sec-websocket-key").unwrap_or_default().to_owned();
-    Ok((request.extension(h2::ext::Protocol::from_static("websocket")).body(())?, key))
+    if !key.is_empty() {
+        request = request.extension(h2::ext::Protocol::from_static("websocket"));
+    }
+    Ok((request.body(())?, key))
 }
 
 async fn begin<S>(io: S) -> anyhow::Result<SendRequest<bytes::Bytes>>
@@ -146,7 +164,7 @@ where
 }
 
 fn http1(response: &Response<()>, key: &str) -> Vec<u8> {
-    let upgraded = response.status() == http::StatusCode::OK;
+    let upgraded = response.status() == http::StatusCode::OK && !key.is_empty();
     let mut out = if upgraded {
         let accept = derive_accept_key(key.as_bytes());
         format!(
@@ -155,7 +173,7 @@ fn http1(response: &Response<()>, key: &str) -> Vec<u8> {
         )
         .into_bytes()
     } else {
-        format!("HTTP/1.1 {} Refused\r\nconnection: close\r\n", response.status().as_str()).into_bytes()
+        format!("HTTP/1.1 {} Answered\r\nconnection: close\r\n", response.status().as_str()).into_bytes()
     };
     for (name, value) in response.headers() {
         out.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());

@@ -8,6 +8,7 @@ pub mod certificate;
 pub mod client;
 pub mod corpus;
 pub mod counters;
+pub mod fleet;
 pub mod frame;
 pub mod http;
 pub mod http2;

@@ -50,7 +50,8 @@ impl Setup {
     /// Two listeners, ws:// and wss://, one route for everything, one backend with this server.
     #[must_use]
     pub fn new(server: SocketAddr) -> Self {
-        Self { servers: vec![server.to_string()], engine: "auto", tls_engine: "auto", ..Self::default() }
+        let servers = vec![format!("\"{server}\"")];
+        Self { servers, engine: "auto", tls_engine: "auto", ..Self::default() }
     }
 
     /// With the engine for this way, and TLS to the backend if it needs that.
@@ -86,14 +87,21 @@ impl Setup {
     /// One more server of the backend.
     #[must_use]
     pub fn server(mut self, server: SocketAddr) -> Self {
-        self.servers.push(server.to_string());
+        self.servers.push(format!("\"{server}\""));
+        self
+    }
+
+    /// These servers instead, as they stand in the configuration.
+    #[must_use]
+    pub fn servers(mut self, entries: &[String]) -> Self {
+        self.servers = entries.to_vec();
         self
     }
 
     /// This server alone, a Unix socket.
     #[must_use]
     pub fn unix_server(mut self, path: &Path) -> Self {
-        self.servers = vec![format!("unix:{}", path.display())];
+        self.servers = vec![format!("{:?}", format!("unix:{}", path.display()))];
         self
     }
 
@@ -161,7 +169,6 @@ impl Setup {
     }
 
     fn toml(&self, [ws, wss, admin]: [SocketAddr; 3]) -> String {
-        let servers: Vec<String> = self.servers.iter().map(|server| format!("{server:?}")).collect();
         let Self { ws: ws_more, wss: wss_more, wss_tls, .. } = self;
         let default_route = "[[route]]\npath = \"/\"\nbackend = \"app\"\n";
         let routes = if self.routes.is_empty() { default_route } else { &self.routes };
@@ -170,7 +177,7 @@ impl Setup {
              [[listener]]\nbind = \"{wss}\"\n{wss_more}\n[listener.tls]\ncertificate = \"cert.pem\"\nkey = \"key.pem\"\n\
              {wss_tls}\n{routes}\n[[backend]]\nname = \"app\"\n\
              servers = [{}]\n{}\n{}[relay]\nengine = \"{}\"\ntls_engine = \"{}\"\n{}\n{}\n",
-            servers.join(", "),
+            self.servers.join(", "),
             self.backend,
             self.backend_tls,
             self.engine,

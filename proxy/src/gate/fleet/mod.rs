@@ -137,7 +137,14 @@ impl Fleet {
                         Some(berth) => return Ok(berth),
                         None => break,
                     },
-                    () = &mut patience => return Err(Refusal::QueueTimeout),
+                    () = &mut patience => {
+                        drop(waiting);
+                        // Another server is better than none, though the client's own has something of it.
+                        return match self.ask(&Wish { kept: None, ..wish }) {
+                            Asked::Berth(berth) => Ok(berth),
+                            Asked::Wait(_) | Asked::Refused(_) => Err(Refusal::QueueTimeout),
+                        };
+                    }
                     // A server may have come back by the time alone, of which nothing tells.
                     () = sleep(LOOK_AGAIN) => self.change(|inner, now| ((), inner.state.call(now))),
                 }

@@ -146,7 +146,12 @@ impl State {
             }
             // Who has tried one server is not made to wait for the others.
             None if !wish.tried.is_empty() => Answer::Full,
-            None => self.queue.push(own).map_or(Answer::Full, Answer::Wait),
+            None => match self.queue.push(own) {
+                Some(ticket) => Answer::Wait(ticket),
+                // Another server is better than none, though the client's own has something of it.
+                None if own.is_some() => self.answer(&Wish { kept: None, ..*wish }, now),
+                None => Answer::Full,
+            },
         }
     }
 

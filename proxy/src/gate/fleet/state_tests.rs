@@ -80,6 +80,16 @@ fn who_waits_for_one_server_is_called_when_that_goes() {
 }
 
 #[test]
+fn who_cannot_wait_for_a_full_server_goes_to_another() {
+    let now = Instant::now();
+    let servers = "{ address = '10.0.0.1:80', max_connections = 1 }, { address = '10.0.0.2:80', max_connections = 1 }";
+    let mut state = state(servers, "", now);
+    assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Go(0));
+    assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Go(1));
+    assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Full);
+}
+
+#[test]
 fn servers_of_a_name_keep_their_index_as_long_as_somebody_is_on_them() {
     let now = Instant::now();
     let mut state = state("'app.test:80', '10.9.9.9:80'", "", now);
