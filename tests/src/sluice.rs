@@ -90,6 +90,13 @@ impl Setup {
         self
     }
 
+    /// These servers alone, as an operator writes them in the configuration.
+    #[must_use]
+    pub fn servers(mut self, servers: &[&str]) -> Self {
+        self.servers = servers.iter().map(|&server| server.to_owned()).collect();
+        self
+    }
+
     /// This server alone, a Unix socket.
     #[must_use]
     pub fn unix_server(mut self, path: &Path) -> Self {
