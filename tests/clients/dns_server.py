@@ -73,7 +73,13 @@ class Handler(DNSHandler):
         if mode == "garbage":
             # Its id, flags of an answer, and numbers of records that are not there.
             return data[:2] + b"\x84\x00\x00\x01\xff\xff\xff\xff\xff\xff" + b"\xc0\x0c" * 20
-        return super().get_reply(data)
+        reply = super().get_reply(data)
+        if DNSRecord.parse(reply).header.tc:
+            # dnslib leaves the question out, which no other server does.
+            truncated = DNSRecord.parse(data).reply(ra=1, aa=0)
+            truncated.header.tc = 1
+            return truncated.pack()
+        return reply
 
 
 def main():

@@ -377,7 +377,8 @@ fn a_cookie_leads_back_to_a_server_that_was_found() {
     let name = format!("app.test:{}", sites[0].address.port());
     let zone = "app.test. 0 A 127.0.0.2\napp.test. 0 A 127.0.0.3\napp.test. 0 A 127.0.0.4\n";
     let Some((dns, sluice)) = start(zone, &[&name], "sticky = {}") else { return };
-    let (_client, head) = ask(&sluice, "");
+    let (client, head) = ask(&sluice, "");
+    drop(client);
     let (first, cookie) = (head.field("x-server").unwrap().to_owned(), head.field("set-cookie").unwrap());
     let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
     let comes_back = || {

@@ -29,8 +29,8 @@ const GOODBYE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 /// How long a server that has answered may take to see the end. 1 s: it matters to nobody but its log.
 const PARTING: Duration = Duration::from_secs(1);
 
-/// How much of what it sends meanwhile is read. 64 KiB: a page is shorter.
-const LEAST_READ: usize = 64 * 1024;
+/// How much of what it sends meanwhile is read. 1 MiB: a page is shorter.
+const MOST_READ: usize = 1024 * 1024;
 
 /// The servers of a backend.
 type Plan = BTreeMap<u16, Planned>;
@@ -151,7 +151,7 @@ impl Parting {
             Self::Websocket(mut stream) => {
                 // RFC 6455 §7.1.1: the server closes the connection, behind its own Close.
                 if stream.write_all(&GOODBYE).await.is_ok() {
-                    let mut rest = (&mut stream).take(LEAST_READ as u64);
+                    let mut rest = (&mut stream).take(MOST_READ as u64);
                     let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
                 }
                 let _ = stream.shutdown().await;
@@ -159,7 +159,7 @@ impl Parting {
             Self::Body(mut body) => {
                 let mut read = 0;
                 while let Some(Ok(frame)) = body.frame().await
-                    && read < LEAST_READ
+                    && read < MOST_READ
                 {
                     read += frame.data_ref().map_or(0, Bytes::len);
                 }

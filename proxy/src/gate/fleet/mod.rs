@@ -198,9 +198,10 @@ impl Fleet {
         if !self.lock().state.server(server).is_some_and(same) {
             return;
         }
-        if let Err(error) = &result {
-            let (backend, server) = (&self.settings.name, site.address.to_string());
-            tracing::debug!(backend, server, error, "a check failed");
+        let (backend, address) = (&self.settings.name, site.address.to_string());
+        match &result {
+            Ok(()) => tracing::debug!(backend, server = address, "a check was good"),
+            Err(error) => tracing::debug!(backend, server = address, error, "a check failed"),
         }
         self.judge(server, |state, now| state.checked(server, result.is_ok(), now));
     }
