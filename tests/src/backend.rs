@@ -47,6 +47,14 @@ impl RawBackend {
         Ok(Self { tls: tls(via)?, ..Self::start()? })
     }
 
+    /// Listens on loopback, and speaks TLS with these settings.
+    ///
+    /// # Errors
+    /// As [`RawBackend::start`].
+    pub fn with_tls(config: Arc<ServerConfig>) -> io::Result<Self> {
+        Ok(Self { tls: Some(config), ..Self::start()? })
+    }
+
     /// Takes the next connection as it comes.
     ///
     /// # Errors

@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// A certificate for `localhost` and 127.0.0.1, and its private key, both as PEM.
@@ -118,10 +119,36 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
+    /// As [`Identity::server`], for clients alone that ask for this name with SNI.
+    ///
+    /// # Errors
+    /// It is no certificate.
+    pub fn server_for(&self, name: &str) -> anyhow::Result<Arc<ServerConfig>> {
+        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes())?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
+        let shown = CertifiedKey::from_der(vec![certificate], key, &provider())?;
+        let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let only = Only { name: name.into(), shown: Arc::new(shown) };
+        Ok(Arc::new(config.with_no_client_auth().with_cert_resolver(Arc::new(only))))
+    }
+
     fn roots(&self) -> anyhow::Result<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes())?)?;
         Ok(roots)
+    }
+}
+
+/// A certificate for those who ask for it by this name.
+#[derive(Debug)]
+struct Only {
+    name: String,
+    shown: Arc<CertifiedKey>,
+}
+
+impl ResolvesServerCert for Only {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        (hello.server_name() == Some(&self.name)).then(|| self.shown.clone())
     }
 }
 

@@ -93,8 +93,8 @@ impl Setup {
 
     /// These servers instead, as they stand in the configuration.
     #[must_use]
-    pub fn servers(mut self, entries: &[String]) -> Self {
-        self.servers = entries.to_vec();
+    pub fn servers(mut self, entries: &[impl AsRef<str>]) -> Self {
+        self.servers = entries.iter().map(|entry| entry.as_ref().to_owned()).collect();
         self
     }
 

@@ -110,8 +110,10 @@ fn run_echo(listen: std::net::SocketAddr) -> anyhow::Result<()> {
 /// lines are among them.
 fn init_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let quiet = ["aya_obj=warn", "aya=warn", "hyper=info", "rustls=info"];
-    let filter = quiet.iter().filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
+    // A DNS server that sends nonsense does so for hours; what comes of it is said once, by the gate.
+    let dns = ["hickory_net=error", "hickory_proto=error", "hickory_resolver=error"];
+    let quiet = ["aya_obj=warn", "aya=warn", "hyper=info", "rustls=info"].into_iter().chain(dns);
+    let filter = quiet.filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
     let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
 }

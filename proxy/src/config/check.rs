@@ -28,6 +28,7 @@ impl Config {
         self.listeners_clash()
             .or_else(|| self.listeners_wrong())
             .or_else(|| self.backends_wrong())
+            .or_else(|| self.dns.wrong().map(|what| format!("[dns]: {what}")))
             .or_else(|| self.routes_wrong())
             .or_else(|| self.auth_wrong())
             .or_else(|| self.limits_wrong())

@@ -18,7 +18,8 @@ pub struct Dns {
     /// DNS servers, as `"10.0.0.2:53"`. None: those in /etc/resolv.conf, and the names in /etc/hosts.
     #[schemars(with = "Vec<SocketAddress>")]
     pub servers: Vec<SocketAddr>,
-    /// How long one answer may take. 5 s: what resolvers do by default.
+    /// How long one answer may take, with all that is sent again and all servers that are asked. Sluice starts without an
+    /// answer behind it. 5 s: what resolvers do by default.
     #[serde(with = "duration")]
     #[schemars(with = "Span")]
     pub timeout: Duration,
@@ -32,6 +33,21 @@ pub struct Dns {
     #[serde(with = "duration")]
     #[schemars(with = "Span")]
     pub max_ttl: Duration,
+}
+
+/// Asked for more often, a name is load for DNS servers that nobody has use for.
+const LEAST_TTL: Duration = Duration::from_millis(100);
+
+impl Dns {
+    /// What is wrong with it.
+    pub(super) fn wrong(&self) -> Option<String> {
+        if self.min_ttl < LEAST_TTL {
+            return Some(
+                "min_ttl is below 100 ms: while there is no answer, a name would be asked for in a rush".into(),
+            );
+        }
+        self.timeout.is_zero().then(|| "timeout is 0, in which nobody can answer".into())
+    }
 }
 
 impl Default for Dns {

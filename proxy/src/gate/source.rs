@@ -52,8 +52,15 @@ async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let connecting = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Else bind(2) would choose the port, and one that it has given is in use towards every server.
     socket::choose_port_late(&connecting)?;
-    connecting.bind(SocketAddr::new(from, 0))?;
-    connecting.connect(to).await
+    let unless = |what: &str| {
+        let what = format!("source {from} {what}");
+        move |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrNotAvailable => io::Error::new(error.kind(), what),
+            _ => error,
+        }
+    };
+    connecting.bind(SocketAddr::new(from, 0)).map_err(unless("is no address of this machine"))?;
+    connecting.connect(to).await.map_err(unless("has no port left for this server"))
 }
 
 #[cfg(test)]

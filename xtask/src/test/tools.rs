@@ -55,12 +55,12 @@ pub(crate) fn packages(programs: &[(&str, &str)]) -> anyhow::Result<()> {
 }
 
 /// What the tests use of PyPI.
-const LIBRARIES: [&str; 4] = ["websockets", "PyJWT[crypto]", "bcrypt", "argon2-cffi"];
+const LIBRARIES: [&str; 5] = ["websockets", "PyJWT[crypto]", "bcrypt", "argon2-cffi", "dnslib"];
 
 /// Whether this interpreter has the libraries.
 fn has_libraries(python: &Path) -> bool {
     Command::new(python)
-        .args(["-c", "import websockets, jwt, cryptography, bcrypt, argon2"])
+        .args(["-c", "import websockets, jwt, cryptography, bcrypt, argon2, dnslib"])
         .output()
         .is_ok_and(|output| output.status.success())
 }

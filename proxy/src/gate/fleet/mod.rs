@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use tracing::field::DisplayValue;
 
 use self::queue::Ticket;
-use self::state::{Answer, Called, State};
+use self::state::{Answer, Called, Server, State};
 pub(super) use self::state::{Site, Wish};
 use super::balance::health::Standing;
 use super::balance::key::KeyOf;
@@ -199,11 +199,16 @@ impl Fleet {
         self.change(|inner, now| ((), inner.state.leave(server, now)));
     }
 
-    /// A check of a server, which is there now, has ended.
-    fn checked(self: &Arc<Self>, server: u16, site: &Site, result: anyhow::Result<()>) {
-        if let Err(error) = &result {
-            let (backend, server) = (&self.settings.name, site.address.to_string());
-            tracing::debug!(backend, server, error = format!("{error:#}"), "a check failed");
+    /// A check of a server has ended. If another server has its index by now, that says nothing.
+    fn checked(self: &Arc<Self>, server: u16, site: &Site, result: Result<(), String>) {
+        let same = |now: &Server| now.site.address == site.address && now.site.entry == site.entry;
+        if !self.lock().state.server(server).is_some_and(same) {
+            return;
+        }
+        let (backend, address) = (&self.settings.name, site.address.to_string());
+        match &result {
+            Ok(()) => tracing::debug!(backend, server = address, "a check was good"),
+            Err(error) => tracing::debug!(backend, server = address, error, "a check failed"),
         }
         self.judge(server, |state, now| state.checked(server, result.is_ok(), now));
     }
@@ -239,9 +244,12 @@ impl Fleet {
     }
 
     /// See [`State::list`].
-    fn list(self: &Arc<Self>, entry: u16, listed: &[(u16, Arc<Site>)]) -> Vec<(u16, Arc<Site>)> {
-        let gone = self.change(|inner, now| inner.state.list(entry, listed, now));
-        self.lock().bake(&self.settings);
+    fn list(self: &Arc<Self>, entry: u16, listed: &[(u16, Arc<Site>)], part: bool) -> Vec<(u16, Arc<Site>)> {
+        let gone = self.change(|inner, now| {
+            let gone = inner.state.list(entry, listed, part, now);
+            inner.bake(&self.settings);
+            gone
+        });
         self.relisted.notify_one();
         gone
     }

@@ -1,6 +1,6 @@
 //! The servers of a backend at one moment: who is on them, who waits, and who may have which. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -185,42 +185,49 @@ impl State {
 
     /// Places for servers that a name in the configuration stands for. They get nothing before [`State::list`].
     pub(in crate::gate) fn place(&mut self, sites: Vec<Site>, now: Instant) -> Vec<(u16, Arc<Site>)> {
-        let place = |site| self.place_one(Arc::new(site), now);
-        sites.into_iter().filter_map(place).collect()
-    }
-
-    fn place_one(&mut self, site: Arc<Site>, now: Instant) -> Option<(u16, Arc<Site>)> {
-        let find = |servers: &BTreeMap<u16, Server>, fits: &dyn Fn(&Server) -> bool| {
-            servers.range(self.entries..).find(|(_, server)| fits(server)).map(|(index, _)| *index)
-        };
-        let same = |server: &Server| server.site.entry == site.entry && server.site.address == site.address;
-        if let Some(index) = find(&self.servers, &same) {
-            return Some((index, site));
-        }
+        let known = self.servers.range(self.entries..);
+        let known: HashMap<(u16, Address), u16> =
+            known.map(|(index, server)| ((server.site.entry, server.site.address.clone()), *index)).collect();
         let last = self.entries.saturating_add(MOST_FOUND);
-        let free = (self.entries..last).find(|index| !self.servers.contains_key(index));
+        let free = (self.entries..last).filter(|index| !self.servers.contains_key(index));
+        let given: HashSet<u16> =
+            sites.iter().filter_map(|site| known.get(&(site.entry, site.address.clone())).copied()).collect();
         // A server that nobody is on any more is forgotten when its place is needed.
-        let index =
-            free.or_else(|| find(&self.servers, &|server| server.presence == Presence::Gone && server.live == 0))?;
-        let health = Health::new(self.rules, Origin::AtStart, now);
-        self.servers.insert(index, Server::new(Site::clone(&site), Presence::Placed, health));
-        Some((index, site))
+        let unused = self
+            .servers
+            .range(self.entries..)
+            .filter(|(index, server)| server.presence == Presence::Gone && server.live == 0 && !given.contains(index));
+        let mut places: VecDeque<u16> = free.chain(unused.map(|(index, _)| *index)).collect();
+        let mut place = |site: Site| {
+            if let Some(index) = known.get(&(site.entry, site.address.clone())) {
+                return Some((*index, Arc::new(site)));
+            }
+            let index = places.pop_front()?;
+            let health = Health::new(self.rules, Origin::AtStart, now);
+            self.servers.insert(index, Server::new(site.clone(), Presence::Placed, health));
+            Some((index, Arc::new(site)))
+        };
+        sites.into_iter().filter_map(&mut place).collect()
     }
 
-    /// The name in this place of the configuration stands for these servers now, and for no others. Returns those that it
-    /// stood for before, and whoever need not wait any more.
+    /// The name in this place of the configuration stands for these servers now, and for no others unless they are only
+    /// a `part`. Returns those that it stood for before, and whoever need not wait any more.
     pub(in crate::gate) fn list(
         &mut self,
         entry: u16,
         listed: &[(u16, Arc<Site>)],
+        part: bool,
         now: Instant,
     ) -> (Vec<(u16, Arc<Site>)>, Called) {
         // The first servers of a name are there from the start.
         let first = !self.knows(entry);
+        let listed: HashMap<u16, &Arc<Site>> = listed.iter().map(|(index, site)| (*index, site)).collect();
         let mut gone = Vec::new();
         for (index, server) in self.servers.range_mut(self.entries..).filter(|(_, server)| server.site.entry == entry) {
-            let Some((_, site)) = listed.iter().find(|(other, _)| other == index) else {
-                if std::mem::replace(&mut server.presence, Presence::Gone) == Presence::Listed {
+            let Some(site) = listed.get(index) else {
+                if !(part && server.listed())
+                    && std::mem::replace(&mut server.presence, Presence::Gone) == Presence::Listed
+                {
                     gone.push((*index, server.site.clone()));
                 }
                 continue;
@@ -230,8 +237,8 @@ impl State {
                 server.health = Health::new(self.rules, origin, now);
             }
             server.presence = Presence::Listed;
-            if server.site != *site {
-                server.site = site.clone();
+            if server.site != **site {
+                server.site = Arc::clone(site);
             }
         }
         self.changed = true;

@@ -98,19 +98,19 @@ fn servers_of_a_name_keep_their_index_as_long_as_somebody_is_on_them() {
     let placed = state.place(sites(&["10.0.0.1:80", "10.0.0.2:80"]), now);
     assert_eq!(placed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(ask(&mut state, &wish(Some(2), &[]), now), Answer::Go(1), "it is not listed yet");
-    assert!(state.list(0, &placed, now).0.is_empty());
+    assert!(state.list(0, &placed, false, now).0.is_empty());
     assert_eq!(ask(&mut state, &wish(Some(2), &[]), now), Answer::Go(2));
     // The name stands for another one now; the first is in use still.
     let placed = state.place(sites(&["10.0.0.2:80", "10.0.0.3:80"]), now);
     assert_eq!(placed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [3, 4]);
-    let gone = state.list(0, &placed, now).0;
+    let gone = state.list(0, &placed, false, now).0;
     assert_eq!(gone.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [2]);
     assert_eq!(state.server(2).unwrap().live, 1);
     assert_ne!(ask(&mut state, &wish(Some(2), &[]), now), Answer::Go(2));
     // It comes back where it was.
     let placed = state.place(sites(&["10.0.0.1:80"]), now);
     assert_eq!(placed[0].0, 2);
-    assert_eq!(state.list(0, &placed, now).0.len(), 2);
+    assert_eq!(state.list(0, &placed, false, now).0.len(), 2);
 }
 
 #[test]
@@ -122,10 +122,10 @@ fn more_servers_than_there_may_be_are_left_out() {
     };
     let placed = state.place(many(0, 1200), now);
     assert_eq!(placed.len(), usize::from(MOST_FOUND));
-    state.list(0, &placed, now);
+    state.list(0, &placed, false, now);
     assert_eq!(ask(&mut state, &wish(Some(5), &[]), now), Answer::Go(5));
     assert!(state.place(many(5000, 1200), now).is_empty(), "the others are listed");
-    state.list(0, &[], now);
+    state.list(0, &[], false, now);
     // All have gone. But for the one that somebody is on, their places are others'.
     let others = state.place(many(5000, 1200), now);
     assert_eq!(others.len(), usize::from(MOST_FOUND) - 1);

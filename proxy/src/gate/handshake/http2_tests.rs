@@ -84,7 +84,10 @@ fn the_answer_to_it_speaks_of_no_connection() {
     head.headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("x"));
     answer(&mut head);
     assert_eq!((head.status, head.version), (StatusCode::OK, Version::HTTP_2));
-    assert_eq!(head.headers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["x-a", "proxy-websocket-status"]);
+    assert_eq!(
+        head.headers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(),
+        ["x-a", "proxy-websocket-status"]
+    );
 }
 
 proptest! {
