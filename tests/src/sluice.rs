@@ -91,10 +91,11 @@ impl Setup {
         self
     }
 
-    /// These servers instead, as they stand in the configuration.
+    /// These servers instead: addresses or names, or tables and texts as they stand in the configuration.
     #[must_use]
     pub fn servers(mut self, entries: &[impl AsRef<str>]) -> Self {
-        self.servers = entries.iter().map(|entry| entry.as_ref().to_owned()).collect();
+        let entry = |entry: &str| if entry.starts_with(['{', '"']) { entry.to_owned() } else { format!("{entry:?}") };
+        self.servers = entries.iter().map(|text| entry(text.as_ref())).collect();
         self
     }
 
