@@ -86,8 +86,8 @@ fn without_ports_clients_are_refused_and_the_server_is_not_blamed() {
             eventually("a check finds no port", || sluice.program.log().contains("could not be made").then_some(()));
             opened
         });
-        // One may be a check's.
-        assert!((PORTS - 1..=PORTS).contains(&clients.len()), "{} opened, {refused:?}", clients.len());
+        // Some are checks', which keep theirs for a while behind their end (TIME_WAIT).
+        assert!((PORTS / 2..=PORTS).contains(&clients.len()), "{} opened, {refused:?}", clients.len());
         assert!(all_full(&refused), "{refused:?}");
         assert!(!sluice.program.log().contains("a server is"), "{}", sluice.program.log());
         let metrics = sluice.metrics().unwrap();
