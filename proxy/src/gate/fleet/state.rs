@@ -129,8 +129,7 @@ impl State {
     }
 
     fn answer(&mut self, wish: &Wish<'_>, now: Instant) -> Answer {
-        let members = self.chosen.members.iter().copied();
-        let left: Vec<u16> = members.filter(|server| !wish.tried.contains(server)).collect();
+        let left = self.left(wish.tried, now);
         let own = wish.kept.filter(|server| left.contains(server));
         if left.is_empty() {
             return Answer::Nobody;
@@ -152,6 +151,18 @@ impl State {
                 None if own.is_some() => self.answer(&Wish { kept: None, ..*wish }, now),
                 None => Answer::Full,
             },
+        }
+    }
+
+    /// Those that may be tried still. When too few are up, all are used as if they were well; but whoever has met one that
+    /// is not goes to one that is, if there is any. (By connections, those that are dead would all come first.)
+    fn left(&self, tried: &[u16], now: Instant) -> Vec<u16> {
+        let members = self.chosen.members.iter().copied();
+        let left: Vec<u16> = members.filter(|server| !tried.contains(server)).collect();
+        let is_up = |server: &u16| self.standing(*server, now) == Some(Standing::Up);
+        match !tried.is_empty() && left.iter().any(is_up) {
+            true => left.into_iter().filter(is_up).collect(),
+            false => left,
         }
     }
 

@@ -80,6 +80,25 @@ fn who_waits_for_one_server_is_called_when_that_goes() {
 }
 
 #[test]
+fn who_meets_a_dead_server_in_a_panic_goes_to_one_that_is_up() {
+    let now = Instant::now();
+    let servers = "'10.0.0.1:80', '10.0.0.2:80', '10.0.0.3:80'";
+    let more = "balance = 'least-connections'\ncheck = { kind = 'tcp', rise = 1, fall = 1 }";
+    let mut state = state(servers, more, now);
+    for dead in [0, 1] {
+        state.checked(dead, false, now);
+    }
+    assert!(state.chosen.panic);
+    for _ in 0..9 {
+        let Answer::Go(first) = ask(&mut state, &wish(None, &[]), now) else { panic!() };
+        state.leave(first, now);
+        // The one that is up has the most connections.
+        assert_eq!(ask(&mut state, &wish(None, &[0]), now), Answer::Go(2));
+    }
+    assert_ne!(ask(&mut state, &wish(None, &[0, 2]), now), Answer::Nobody, "then the others");
+}
+
+#[test]
 fn who_cannot_wait_for_a_full_server_goes_to_another() {
     let now = Instant::now();
     let servers = "{ address = '10.0.0.1:80', max_connections = 1 }, { address = '10.0.0.2:80', max_connections = 1 }";
