@@ -7,27 +7,44 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT};
+use http::header::{
+    CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+};
 use http::{HeaderMap, HeaderValue, Request};
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use super::{Fleet, Site};
 use crate::config::{Address, Check, CheckKind, Forwarded};
-use crate::gate::Gate;
 use crate::gate::balance::pace::{first_check, next_check};
 use crate::gate::handshake::{Opening, Scheme, Visitor, check_switch, key};
-use crate::gate::stream::Stream;
-use crate::gate::upstream::{self, Answer};
+use crate::gate::upstream::{self, Answer, Switched};
+use crate::gate::{Gate, linger};
 use crate::handoff::Peer;
 
 /// A masked Close with status 1000 (RFC 6455 §5.5.1): FIN and opcode 8, MASK and 2 bytes, a mask of zeros, 1000.
 const GOODBYE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 
-/// The servers of a backend, with when each is checked next.
-type Plan = BTreeMap<u16, (Arc<Site>, Instant)>;
+/// The servers of a backend, by their indices.
+type Plan = BTreeMap<u16, Planned>;
+
+/// A server to be checked.
+struct Planned {
+    site: Arc<Site>,
+    /// When it is checked next. None: it is being checked. One check at a time: of several that are under way at once, an
+    /// older one that ends last would speak of what is over, and a server that hangs would collect them.
+    due: Option<Instant>,
+}
+
+/// A check that has ended.
+struct Checked {
+    server: u16,
+    site: Arc<Site>,
+    began: Instant,
+    result: anyhow::Result<()>,
+}
 
 /// Checks a backend's servers, for ever.
 pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
@@ -41,7 +58,7 @@ pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
     // Dropped with this function, which ends those that are under way.
     let mut under_way = JoinSet::new();
     loop {
-        let next = plan.values().map(|(_, due)| *due).min();
+        let next = plan.values().filter_map(|planned| planned.due).min();
         let due = async {
             match next {
                 Some(next) => sleep_until(next.into()).await,
@@ -51,12 +68,12 @@ pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
         tokio::select! {
             () = due => {}
             () = fleet.relisted() => revise(&mut plan, fleet, |_| Instant::now()),
-            Some(_) = under_way.join_next() => {}
+            Some(Ok(checked)) = under_way.join_next() => conclude(&mut plan, fleet, &check, checked),
         }
         let now = Instant::now();
-        for (server, (site, due)) in plan.iter_mut().filter(|(_, (_, due))| *due <= now) {
-            *due = next_check(now, check.interval, check.jitter.get(), rand::random());
-            under_way.spawn(one(gate.clone(), backend, *server, site.clone(), check.clone()));
+        for (server, planned) in plan.iter_mut().filter(|(_, planned)| planned.due.is_some_and(|due| due <= now)) {
+            planned.due = None;
+            under_way.spawn(one(gate.clone(), backend, *server, planned.site.clone(), check.clone()));
         }
     }
 }
@@ -64,21 +81,28 @@ pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
 /// Takes new servers into the plan, and those that are no more out of it.
 fn revise(plan: &mut Plan, fleet: &Fleet, first: impl Fn(&Site) -> Instant) {
     let sites = fleet.sites();
-    plan.retain(|server, (site, _)| sites.iter().any(|(index, now)| index == server && now == site));
+    plan.retain(|server, planned| sites.iter().any(|(index, now)| index == server && *now == planned.site));
     for (server, site) in sites {
-        plan.entry(server).or_insert_with(|| (site.clone(), first(&site)));
+        plan.entry(server).or_insert_with(|| Planned { due: Some(first(&site)), site });
     }
 }
 
-async fn one(gate: Arc<Gate>, backend: u16, server: u16, site: Arc<Site>, check: Check) {
+/// Takes a result, and plans the next check of that server, if it still is where it was asked.
+fn conclude(plan: &mut Plan, fleet: &Arc<Fleet>, check: &Check, checked: Checked) {
+    let Checked { server, site, began, result } = checked;
+    let Some(planned) = plan.get_mut(&server).filter(|planned| planned.site == site) else { return };
+    planned.due = Some(next_check(began, check.interval, check.jitter.get(), rand::random()));
+    fleet.checked(server, &site, result);
+}
+
+async fn one(gate: Arc<Gate>, backend: u16, server: u16, site: Arc<Site>, check: Check) -> Checked {
+    let began = Instant::now();
     let asked = timeout(check.timeout, ask(&gate, backend, &site, &check)).await;
     let result = match asked {
         Ok(result) => result,
         Err(_) => Err(anyhow::anyhow!("it has not answered in time")),
     };
-    if let Some(fleet) = gate.fleet(backend) {
-        fleet.checked(server, &site, result);
-    }
+    Checked { server, site, began, result }
 }
 
 /// Asks one server. Cancel safe.
@@ -93,9 +117,13 @@ async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> anyhow::R
     request.headers_mut().insert(HOST, host(check, site)?);
     let deadline = tokio::time::Instant::now() + check.timeout;
     match check.kind {
-        CheckKind::Tcp => return Ok(()),
+        CheckKind::Tcp => {
+            // With TLS, the server is told that this is the end.
+            tokio::spawn(linger::close(stream));
+            return Ok(());
+        }
         CheckKind::Http => drop(request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"))),
-        CheckKind::Websocket => ask_for_websocket(request.headers_mut()),
+        CheckKind::Websocket => ask_for_websocket(request.headers_mut(), check)?,
     }
     let (head, body) = request.into_parts();
     let opening = match check.kind {
@@ -109,12 +137,14 @@ async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> anyhow::R
     let answer = upstream::ask(stream, request, &gate.config.limits, deadline).await;
     let answer = answer.map_err(|failure| anyhow::anyhow!("{failure}"))?;
     let status = answer.status();
+    let switched = match (&answer, &opening) {
+        (Answer::Switch(switched), Some(opening)) => check_switch(&switched.head, opening),
+        _ => Ok(()),
+    };
+    // The verdict need not wait for the server's last words.
+    tokio::spawn(timeout(check.timeout, part(answer)));
     anyhow::ensure!(check.is_good(status.as_u16()), "it answers {status}");
-    if let (Answer::Switch(switched), Some(opening)) = (answer, opening) {
-        check_switch(&switched.head, &opening).map_err(|refusal| anyhow::anyhow!(refusal.text()))?;
-        part(switched.io).await;
-    }
-    Ok(())
+    switched.map_err(|refusal| anyhow::anyhow!(refusal.text()))
 }
 
 fn host(check: &Check, site: &Site) -> anyhow::Result<HeaderValue> {
@@ -127,15 +157,30 @@ fn host(check: &Check, site: &Site) -> anyhow::Result<HeaderValue> {
     HeaderValue::try_from(host).context("check.host")
 }
 
-fn ask_for_websocket(headers: &mut HeaderMap) {
+fn ask_for_websocket(headers: &mut HeaderMap, check: &Check) -> anyhow::Result<()> {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     headers.insert(SEC_WEBSOCKET_KEY, key(rand::random()));
+    if !check.protocols.is_empty() {
+        let offered = HeaderValue::try_from(check.protocols.join(", ")).context("check.protocols")?;
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, offered);
+    }
+    Ok(())
 }
 
-/// Says goodbye. Whether the server hears it matters to nobody.
-async fn part(mut stream: Stream) {
-    let _ = stream.write_all(&GOODBYE).await;
-    let _ = stream.shutdown().await;
+/// Takes leave as a client does that has what it wanted: a body is read, of a WebSocket the server's Close. Servers log it
+/// as an error if their client is gone before.
+async fn part(answer: Answer) {
+    match answer {
+        Answer::Switch(Switched { mut io, .. }) => {
+            // Whether the server hears it matters to nobody.
+            let _ = io.write_all(&GOODBYE).await;
+            linger::close(io).await;
+        }
+        Answer::Other(response) => {
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = body.frame().await {}
+        }
+    }
 }
