@@ -355,17 +355,22 @@ impl Guest {
         Some(format!("Cookie: {}\r\n", given.split(';').next().unwrap_or_default()))
     }
 
-    /// What the answer comes down to: the server's name, the status and the server, or the status and
-    /// Sluice's reason.
+    /// What the answer comes down to.
     #[must_use]
     pub fn outcome(&self) -> String {
-        let status = self.head.field("proxy-websocket-status").unwrap_or_default();
-        let reason = status.split_once("reason=").map(|(_, rest)| rest.split([';', ' ']).next().unwrap_or_default());
-        match (self.status(), self.server()) {
-            (101 | 200, server) => server.to_owned(),
-            (status, "") => format!("{status} {}", reason.unwrap_or_default()),
-            (status, server) => format!("{status} {server}"),
-        }
+        outcome(&self.head)
+    }
+}
+
+/// What an answer comes down to: the server's name, or the status and the server, or the status and Sluice's reason.
+#[must_use]
+pub fn outcome(head: &Head) -> String {
+    let status = head.field("proxy-websocket-status").unwrap_or_default();
+    let reason = status.split_once("reason=").and_then(|(_, rest)| rest.split([';', ' ']).next());
+    match (head.status(), head.field(NAME)) {
+        (101 | 200, server) => server.unwrap_or_default().to_owned(),
+        (status, Some(server)) => format!("{status} {server}"),
+        (status, None) => format!("{status} {}", reason.unwrap_or_default()),
     }
 }
 

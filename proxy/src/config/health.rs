@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::check::is_token;
 use super::duration;
 use super::schema::Span;
 
@@ -25,6 +26,10 @@ pub struct Check {
     /// The Host that they ask for. None: the server's address.
     #[serde(default)]
     pub host: Option<String>,
+    /// The subprotocols that `websocket` offers, as `["mqtt"]`. None: no subprotocol; some servers then refuse the
+    /// handshake, and are down by this check.
+    #[serde(default)]
+    pub protocols: Vec<String>,
     /// The statuses that are good with `http`, as `["200-299", "404"]`. None: `["200-299"]`; with `websocket` only 101
     /// is good.
     #[serde(default)]
@@ -142,6 +147,12 @@ impl Check {
     pub(super) fn wrong(&self) -> Option<String> {
         if self.kind == CheckKind::Tcp && (self.path.is_some() || self.host.is_some()) {
             return Some("check.path and check.host are for http and websocket".into());
+        }
+        if self.kind != CheckKind::Websocket && !self.protocols.is_empty() {
+            return Some("check.protocols is for websocket".into());
+        }
+        if let Some(protocol) = self.protocols.iter().find(|protocol| !is_token(protocol)) {
+            return Some(format!("check.protocols: {protocol:?} is no subprotocol; write one as in \"mqtt\""));
         }
         if self.kind != CheckKind::Http && !self.status.is_empty() {
             return Some("check.status is for http".into());

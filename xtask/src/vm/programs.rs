@@ -58,8 +58,21 @@ fn build_suites(selection: &[&str]) -> anyhow::Result<Vec<Suite>> {
     Ok(messages.filter_map(|message| suite(&message)).collect())
 }
 
-/// Tests of whole programs that look at HTTP alone, to which one kernel is like another.
-const OF_NO_KERNEL: [&str; 4] = ["tests/limits.rs", "tests/plain.rs", "tests/routes.rs", "tests/smuggling.rs"];
+/// Tests of whole programs that look at HTTP alone, and at who is sent where, to which one kernel is like another.
+const OF_NO_KERNEL: [&str; 12] = [
+    "tests/balancing.rs",
+    "tests/health.rs",
+    "tests/herd.rs",
+    "tests/limits.rs",
+    "tests/names.rs",
+    "tests/plain.rs",
+    "tests/queue.rs",
+    "tests/retries.rs",
+    "tests/routes.rs",
+    "tests/smuggling.rs",
+    "tests/sources.rs",
+    "tests/sticky.rs",
+];
 
 /// The test program that a message of cargo's announces, if it is one for the guest: the unit tests of the library, which
 /// move bytes over sockets, and the tests of whole programs. No other meets the kernel.

@@ -3,51 +3,48 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use anyhow::Context as _;
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT};
+use http::header::{
+    CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt as _, Empty};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use super::{Fleet, Site};
 use crate::config::{Address, Check, CheckKind, Forwarded};
-use crate::gate::Gate;
 use crate::gate::balance::pace::{first_check, next_check};
 use crate::gate::handshake::{Opening, Scheme, Visitor, check_switch, key};
-use crate::gate::refusal::Refusal;
-use crate::gate::stream::Stream;
-use crate::gate::upstream::{self, Answer, Bounded, Failure};
+use crate::gate::upstream::{self, Answer, Switched};
+use crate::gate::{Gate, linger};
 use crate::handoff::Peer;
 
 /// A masked Close with status 1000 (RFC 6455 §5.5.1): FIN and opcode 8, MASK and 2 bytes, a mask of zeros, 1000.
 const GOODBYE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 
-/// How long a server that has answered may take to see the end. 1 s: it matters to nobody but its log.
-const PARTING: Duration = Duration::from_secs(1);
-
-/// How much of what it sends meanwhile is read. 1 MiB: a page is shorter.
-const MOST_READ: usize = 1024 * 1024;
-
-/// The servers of a backend.
+/// The servers of a backend, by their indices.
 type Plan = BTreeMap<u16, Planned>;
 
-/// When a server is checked next.
+/// A server to be checked.
 struct Planned {
     site: Arc<Site>,
-    due: Instant,
-    /// The check that began last.
-    last: Option<AbortHandle>,
+    /// When it is checked next. None: it is being checked. One check at a time: of several that are under way at once, an
+    /// older one that ends last would speak of what is over, and a server that hangs would collect them.
+    due: Option<Instant>,
 }
 
-impl Planned {
-    /// One check at a time: a server that hangs gets no more of them than one that answers.
-    fn is_free(&self) -> bool {
-        self.last.as_ref().is_none_or(AbortHandle::is_finished)
-    }
+/// A check that has ended.
+struct Checked {
+    server: u16,
+    site: Arc<Site>,
+    began: Instant,
+    /// `false`: nothing was found out.
+    result: anyhow::Result<bool>,
 }
 
 /// Checks a backend's servers, for ever.
@@ -62,7 +59,7 @@ pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
     // Dropped with this function, which ends those that are under way.
     let mut under_way = JoinSet::new();
     loop {
-        let next = plan.values().filter(|planned| planned.is_free()).map(|planned| planned.due).min();
+        let next = plan.values().filter_map(|planned| planned.due).min();
         let due = async {
             match next {
                 Some(next) => sleep_until(next.into()).await,
@@ -72,155 +69,129 @@ pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
         tokio::select! {
             () = due => {}
             () = fleet.relisted() => revise(&mut plan, fleet, |_| Instant::now()),
-            Some(_) = under_way.join_next() => {}
+            Some(Ok(checked)) = under_way.join_next() => conclude(&mut plan, fleet, &check, checked),
         }
         let now = Instant::now();
-        for (server, planned) in plan.iter_mut().filter(|(_, planned)| planned.due <= now && planned.is_free()) {
-            planned.due = next_check(now, check.interval, check.jitter.get(), rand::random());
-            let one = one(gate.clone(), backend, *server, planned.site.clone(), check.clone());
-            planned.last = Some(under_way.spawn(one));
+        for (server, planned) in plan.iter_mut().filter(|(_, planned)| planned.due.is_some_and(|due| due <= now)) {
+            planned.due = None;
+            under_way.spawn(one(gate.clone(), backend, *server, planned.site.clone(), check.clone()));
         }
     }
 }
 
 /// Takes new servers into the plan, and those that are no more out of it.
 fn revise(plan: &mut Plan, fleet: &Fleet, first: impl Fn(&Site) -> Instant) {
-    let sites: BTreeMap<_, _> = fleet.sites().into_iter().collect();
-    plan.retain(|server, planned| sites.get(server).is_some_and(|site| *site == planned.site));
+    let sites = fleet.sites();
+    plan.retain(|server, planned| sites.iter().any(|(index, now)| index == server && *now == planned.site));
     for (server, site) in sites {
-        plan.entry(server).or_insert_with(|| Planned { due: first(&site), site, last: None });
+        plan.entry(server).or_insert_with(|| Planned { due: Some(first(&site)), site });
     }
 }
 
-async fn one(gate: Arc<Gate>, backend: u16, server: u16, site: Arc<Site>, check: Check) {
-    let Some(fleet) = gate.fleet(backend) else { return };
+/// Takes a result, and plans the next check of that server, if it still is where it was asked.
+fn conclude(plan: &mut Plan, fleet: &Arc<Fleet>, check: &Check, checked: Checked) {
+    let Checked { server, site, began, result } = checked;
+    let Some(planned) = plan.get_mut(&server).filter(|planned| planned.site == site) else { return };
+    planned.due = Some(next_check(began, check.interval, check.jitter.get(), rand::random()));
+    if !matches!(result, Ok(false)) {
+        fleet.checked(server, &site, result.map(drop));
+    }
+}
+
+async fn one(gate: Arc<Gate>, backend: u16, server: u16, site: Arc<Site>, check: Check) -> Checked {
+    let began = Instant::now();
     let asked = timeout(check.timeout, ask(&gate, backend, &site, &check)).await;
-    match asked.unwrap_or_else(|_| Err(NotWell::new("it has not answered in time"))) {
-        Ok(parting) => {
-            fleet.checked(server, &site, Ok(()));
-            // Whether it hears the end matters to nobody.
-            let _late = timeout(PARTING, parting.part()).await;
-        }
-        Err(NotWell { ours: true, why }) => {
-            let (backend, server) = (gate.config.backends.get(usize::from(backend)), site.address.to_string());
-            let backend = backend.map(|backend| &backend.name);
-            tracing::debug!(backend, server, why, "a check could not be made, which says nothing of the server");
-        }
-        Err(NotWell { why, .. }) => fleet.checked(server, &site, Err(why)),
-    }
+    let result = match asked {
+        Ok(result) => result,
+        Err(_) => Err(anyhow::anyhow!("it has not answered in time")),
+    };
+    Checked { server, site, began, result }
 }
 
-/// Why a check is not good.
-struct NotWell {
-    /// The failure is this machine's: it has no port left, say.
-    ours: bool,
-    why: String,
-}
-
-impl NotWell {
-    fn new(why: impl ToString) -> Self {
-        Self { ours: false, why: why.to_string() }
-    }
-}
-
-impl From<Failure> for NotWell {
-    fn from(failure: Failure) -> Self {
-        Self { ours: !failure.is_the_servers(), why: failure.to_string() }
-    }
-}
-
-impl From<Refusal> for NotWell {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.text())
-    }
-}
-
-/// What is left of a check that was good. It ends in good manners: a connection that breaks off is an error in the logs
-/// of most servers.
-enum Parting {
-    Stream(Stream),
-    Websocket(Stream),
-    Body(Bounded),
-}
-
-impl Parting {
-    /// Ends it. Cancelled, it breaks off.
-    async fn part(self) {
-        match self {
-            Self::Stream(mut stream) => drop(stream.shutdown().await),
-            Self::Websocket(mut stream) => {
-                // RFC 6455 §7.1.1: the server closes the connection, behind its own Close.
-                if stream.write_all(&GOODBYE).await.is_ok() {
-                    let mut rest = (&mut stream).take(MOST_READ as u64);
-                    let _ = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
-                }
-                let _ = stream.shutdown().await;
-            }
-            Self::Body(mut body) => {
-                let mut read = 0;
-                while let Some(Ok(frame)) = body.frame().await
-                    && read < MOST_READ
-                {
-                    read += frame.data_ref().map_or(0, Bytes::len);
-                }
-            }
-        }
-    }
-}
-
-/// Asks one server. Cancel safe.
+/// Asks one server whether it is well. `false`: we are short of something (a port), which says nothing of it. Cancel safe.
 ///
 /// # Errors
 /// It is not well, and why.
-async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> Result<Parting, NotWell> {
-    let stream = gate.connect_to(backend, site, None, check.timeout).await?;
-    let mut headers = HeaderMap::new();
-    headers.insert(HOST, host(check, site)?);
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("sluice/", env!("CARGO_PKG_VERSION"))));
+async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> anyhow::Result<bool> {
+    let stream = match gate.connect_to(backend, site, None, check.timeout).await {
+        Ok(stream) => stream,
+        Err(failure) if !failure.is_the_servers() => {
+            let server = site.address.to_string();
+            tracing::debug!(server, %failure, "a check could not be made, which says nothing of the server");
+            return Ok(false);
+        }
+        Err(failure) => anyhow::bail!("{failure}"),
+    };
+    let request = Request::get(check.path()).header(USER_AGENT, concat!("sluice/", env!("CARGO_PKG_VERSION")));
+    let mut request = request.body(Empty::<Bytes>::new())?;
+    request.headers_mut().insert(HOST, host(check, site)?);
+    let deadline = tokio::time::Instant::now() + check.timeout;
     match check.kind {
-        CheckKind::Tcp => return Ok(Parting::Stream(stream)),
-        CheckKind::Http => drop(headers.insert(CONNECTION, HeaderValue::from_static("close"))),
-        CheckKind::Websocket => ask_for_websocket(&mut headers),
+        CheckKind::Tcp => {
+            // With TLS, the server is told that this is the end.
+            tokio::spawn(linger::close(stream));
+            return Ok(true);
+        }
+        CheckKind::Http => drop(request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"))),
+        CheckKind::Websocket => ask_for_websocket(request.headers_mut(), check)?,
     }
-    let mut request = Request::get(check.path()).body(Empty::<Bytes>::new()).map_err(NotWell::new)?;
-    *request.headers_mut() = headers;
     let (head, body) = request.into_parts();
     let opening = match check.kind {
         CheckKind::Websocket => {
             let visitor = Visitor::judge(&Forwarded::default(), Peer::Unix, Scheme::Plain, &head.headers);
-            Some(Opening::check(&head, &visitor)?)
+            Some(Opening::check(&head, &visitor).map_err(|refusal| anyhow::anyhow!(refusal.text()))?)
         }
         _ => None,
     };
-    let deadline = tokio::time::Instant::now() + check.timeout;
-    let answer = upstream::ask(stream, Request::from_parts(head, body), &gate.config.limits, deadline).await?;
+    let request = Request::from_parts(head, body);
+    let answer = upstream::ask(stream, request, &gate.config.limits, deadline).await;
+    let answer = answer.map_err(|failure| anyhow::anyhow!("{failure}"))?;
     let status = answer.status();
-    if !check.is_good(status.as_u16()) {
-        return Err(NotWell::new(format_args!("it answers {status}")));
-    }
-    match (answer, opening) {
-        (Answer::Switch(switched), Some(opening)) => {
-            check_switch(&switched.head, &opening)?;
-            Ok(Parting::Websocket(switched.io))
-        }
-        (Answer::Switch(switched), None) => Ok(Parting::Stream(switched.io)),
-        (Answer::Other(response), _) => Ok(Parting::Body(response.into_body())),
-    }
+    let switched = match (&answer, &opening) {
+        (Answer::Switch(switched), Some(opening)) => check_switch(&switched.head, opening),
+        _ => Ok(()),
+    };
+    // The verdict need not wait for the server's last words.
+    tokio::spawn(timeout(check.timeout, part(answer)));
+    anyhow::ensure!(check.is_good(status.as_u16()), "it answers {status}");
+    switched.map_err(|refusal| anyhow::anyhow!(refusal.text()))?;
+    Ok(true)
 }
 
-fn host(check: &Check, site: &Site) -> Result<HeaderValue, NotWell> {
+fn host(check: &Check, site: &Site) -> anyhow::Result<HeaderValue> {
     let host = match (&check.host, &site.address, &site.host) {
         (Some(host), _, _) => host.clone(),
         (None, Address::Inet(address), Some(name)) => format!("{name}:{}", address.port()),
         (None, Address::Inet(address), None) => address.to_string(),
         (None, Address::Unix(_), _) => "localhost".into(),
     };
-    HeaderValue::try_from(host).map_err(|_| NotWell::new("check.host is no header's value"))
+    HeaderValue::try_from(host).context("check.host")
 }
 
-fn ask_for_websocket(headers: &mut HeaderMap) {
+fn ask_for_websocket(headers: &mut HeaderMap, check: &Check) -> anyhow::Result<()> {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     headers.insert(SEC_WEBSOCKET_KEY, key(rand::random()));
+    if !check.protocols.is_empty() {
+        let offered = HeaderValue::try_from(check.protocols.join(", ")).context("check.protocols")?;
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, offered);
+    }
+    Ok(())
+}
+
+/// Takes leave as a client does that has what it wanted: a body is read, of a WebSocket the server's Close. Servers log it
+/// as an error if their client is gone before.
+async fn part(answer: Answer) {
+    match answer {
+        Answer::Switch(Switched { mut io, .. }) => {
+            // Whether the server hears it matters to nobody.
+            let _ = io.write_all(&GOODBYE).await;
+            linger::close(io).await;
+        }
+        Answer::Other(response) => {
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = body.frame().await {}
+        }
+    }
 }

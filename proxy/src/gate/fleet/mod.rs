@@ -200,21 +200,21 @@ impl Fleet {
     }
 
     /// A check of a server has ended. If another server has its index by now, that says nothing.
-    fn checked(self: &Arc<Self>, server: u16, site: &Site, result: Result<(), String>) {
+    fn checked(self: &Arc<Self>, server: u16, site: &Site, result: anyhow::Result<()>) {
         let same = |now: &Server| now.site.address == site.address && now.site.entry == site.entry;
         if !self.lock().state.server(server).is_some_and(same) {
             return;
         }
-        let (backend, address) = (&self.settings.name, site.address.to_string());
-        match &result {
-            Ok(()) => tracing::debug!(backend, server = address, "a check was good"),
-            Err(error) => tracing::debug!(backend, server = address, error, "a check failed"),
+        let why = result.as_ref().err().map(|error| format!("{error:#}"));
+        if let Some(why) = &why {
+            let (backend, server) = (&self.settings.name, site.address.to_string());
+            tracing::debug!(backend, server, why, "a check failed");
         }
-        self.judge(server, |state, now| state.checked(server, result.is_ok(), now));
+        self.judge(server, why, |state, now| state.checked(server, result.is_ok(), now));
     }
 
-    /// Changes what a server is good for, and says so if it is something else now.
-    fn judge(self: &Arc<Self>, server: u16, change: impl FnOnce(&mut State, Instant) -> Called) {
+    /// Changes what a server is good for, and says so if it is something else now, and why.
+    fn judge(self: &Arc<Self>, server: u16, why: Option<String>, change: impl FnOnce(&mut State, Instant) -> Called) {
         let news = self.change(|Inner { state, .. }, now| {
             let before = state.standing(server, now);
             let called = change(state, now);
@@ -226,9 +226,9 @@ impl Fleet {
         match standing {
             Standing::Up => tracing::info!(backend, server, "a server is up"),
             Standing::New => {}
-            Standing::Down => tracing::warn!(backend, server, "a server is down, by its checks"),
+            Standing::Down => tracing::warn!(backend, server, why, "a server is down, by its checks"),
             Standing::Ejected => {
-                tracing::warn!(backend, server, "a server is left out for a while: requests to it failed")
+                tracing::warn!(backend, server, why, "a server is left out for a while: requests to it failed")
             }
         }
     }
@@ -314,25 +314,33 @@ impl Berth {
 
     /// The server has answered a WebSocket handshake with this status.
     pub(super) fn answered_handshake(&self, status: StatusCode) {
-        self.observed(!status.is_server_error());
+        self.observed(Some(status).filter(StatusCode::is_server_error).map(answers));
     }
 
     /// The server has answered a plain request with this status. A 500 of it is about the request rather than the server.
     pub(super) fn answered(&self, status: StatusCode) {
         use StatusCode as S;
-        self.observed(!matches!(status, S::BAD_GATEWAY | S::SERVICE_UNAVAILABLE | S::GATEWAY_TIMEOUT));
+        let bad = |status: &S| matches!(*status, S::BAD_GATEWAY | S::SERVICE_UNAVAILABLE | S::GATEWAY_TIMEOUT);
+        self.observed(Some(status).filter(bad).map(answers));
     }
 
     /// The server could not be reached, or has not answered as it should.
     pub(super) fn failed(&self, failure: &Failure) {
         if failure.is_the_servers() {
-            self.observed(false);
+            self.observed(Some(failure.to_string()));
         }
     }
 
-    fn observed(&self, good: bool) {
-        self.fleet.judge(self.server, |state, now| state.observed(self.server, good, now));
+    /// What a client's request has shown: that the server is well, or why it is not.
+    fn observed(&self, wrong: Option<String>) {
+        let good = wrong.is_none();
+        self.fleet.judge(self.server, wrong, |state, now| state.observed(self.server, good, now));
     }
+}
+
+/// Why a server is not well that answers with this status.
+fn answers(status: StatusCode) -> String {
+    format!("it answers {status}")
 }
 
 impl Drop for Berth {

@@ -1,0 +1,354 @@
+//! Servers that fail, in every way in which they do, and come back: what clients see, and what the metrics say.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sluice_tests::fleet::{CHECK, Counts, Guest, Server, Way, count, crowd, entry, nobody_is_left};
+use sluice_tests::http;
+use sluice_tests::process::Program;
+use sluice_tests::sluice::{Setup, Sluice};
+use sluice_tests::wait::eventually;
+use sluice_tests::{Via, needs};
+
+const AT_ONCE: usize = 4;
+
+/// Clients per fault.
+const GUESTS: usize = 60;
+
+const PLAIN: &str = "[[route]]\nbackend = 'app'\nhttp = 'forward'\n";
+
+/// Short, so that what hangs is found out soon.
+const TIMEOUTS: &str = "[timeouts]\ndial = '1s'\nresponse = '400ms'\nhttp_response = '400ms'\n";
+
+/// A fault of a server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Its process is gone, and its address refuses.
+    Killed,
+    /// It accepts, and never answers.
+    Hung,
+    /// It answers later than anybody waits.
+    TooSlow,
+    /// It answers late, and in time.
+    Slow,
+    /// It answers handshakes with 500.
+    Failing,
+}
+
+const FAULTS: [Fault; 5] = [Fault::Killed, Fault::Hung, Fault::TooSlow, Fault::Slow, Fault::Failing];
+
+impl Fault {
+    fn begin(self, server: &mut Server) {
+        match self {
+            Self::Killed => server.stop(),
+            Self::Hung => server.set(Way::Held),
+            Self::TooSlow => server.set(Way::Slow(Duration::from_secs(2))),
+            Self::Slow => server.set(Way::Slow(Duration::from_millis(50))),
+            Self::Failing => server.set(Way::Status(500)),
+        }
+    }
+
+    fn end(self, server: &mut Server) {
+        match self {
+            Self::Killed => server.resume().unwrap(),
+            _ => server.set(Way::Well),
+        }
+    }
+
+    /// What a client sees that is sent to such a server. `None`: nothing, for another one is tried.
+    const fn seen(self) -> Option<&'static str> {
+        match self {
+            Self::Killed | Self::Slow => None,
+            Self::Hung | Self::TooSlow => Some("504 backend-response-timeout"),
+            Self::Failing => Some("500 a"),
+        }
+    }
+
+    /// Whether this kind of check finds it out.
+    fn found_by(self, kind: &str) -> bool {
+        match self {
+            Self::Killed => true,
+            Self::Slow => false,
+            Self::Hung | Self::TooSlow | Self::Failing => kind != "tcp",
+        }
+    }
+}
+
+fn start(servers: &[Server], backend: &str) -> Sluice {
+    let entries: Vec<String> = servers.iter().map(|server| entry(server, "")).collect();
+    let setup = Setup::new(servers[0].address).servers(&entries).routes(PLAIN).backend(backend).more(TIMEOUTS);
+    Sluice::start(&setup).unwrap()
+}
+
+fn checked(kind: &str) -> String {
+    let path = if kind == "tcp" { String::new() } else { format!("path = '{CHECK}', ") };
+    format!(
+        "check = {{ kind = '{kind}', {path}interval = '50ms', timeout = '300ms', rise = 2, fall = 2 }}\n\
+         ejection = {{ failures = 0 }}\n"
+    )
+}
+
+fn visit(sluice: &Sluice) -> Counts {
+    count(crowd(AT_ONCE, GUESTS, |_| Guest::join(sluice, Via::Copy, "/", "").unwrap().outcome()))
+}
+
+fn of(sluice: &Sluice, metric: &str, server: &Server) -> u64 {
+    sluice.metrics().unwrap().sum(metric, &[("server", &server.address.to_string())])
+}
+
+fn is(sluice: &Sluice, server: &Server, state: &str) -> bool {
+    let labels = [("server", &*server.address.to_string()), ("state", state)];
+    sluice.metrics().unwrap().sum("sluice_server_state", &labels) == 1
+}
+
+fn until(sluice: &Sluice, server: &Server, state: &str) {
+    eventually(&format!("{} is {state}", server.name), || is(sluice, server, state).then_some(()));
+}
+
+/// Everybody is served, by all three alike.
+fn all_is_well(sluice: &Sluice, what: &str) {
+    let each = GUESTS as u64 / 3;
+    let counts: Counts = ["a", "b", "c"].map(|name| (name.to_owned(), each)).into();
+    assert_eq!(visit(sluice), counts, "{what}");
+}
+
+/// What clients saw of a fault, in one line.
+fn tell(kind: &str, fault: Fault, counts: &Counts, failures: u64) {
+    let mut bad: Counts = counts.clone();
+    let served: u64 = ["a", "b", "c"].iter().filter_map(|name| bad.remove(*name)).sum();
+    println!("| {kind:9} | {fault:?} | {served} | {bad:?} | a was picked in vain {failures} times |");
+}
+
+fn a_check_keeps_clients_away(kind: &str) {
+    let mut servers = Server::several(3).unwrap();
+    let sluice = start(&servers, &checked(kind));
+    all_is_well(&sluice, "before");
+    for fault in FAULTS {
+        fault.begin(&mut servers[0]);
+        if fault.found_by(kind) {
+            until(&sluice, &servers[0], "down");
+        }
+        let (before, counts) = (of(&sluice, "sluice_server_failures_total", &servers[0]), visit(&sluice));
+        let failures = of(&sluice, "sluice_server_failures_total", &servers[0]) - before;
+        tell(kind, fault, &counts, failures);
+        let third = GUESTS as u64 / 3;
+        let bad = fault.seen().map(|bad| counts.get(bad).copied().unwrap_or(0));
+        match fault.found_by(kind) {
+            true => {
+                assert_eq!((counts.get("b"), counts.get("c")), (Some(&30), Some(&30)), "{kind}, {fault:?}: {counts:?}")
+            }
+            false if fault == Fault::Slow => assert_eq!(counts.get("a"), Some(&third), "{kind}, {fault:?}: {counts:?}"),
+            false => assert_eq!(bad, Some(third), "{kind} sees nothing of {fault:?}: {counts:?}"),
+        }
+        fault.end(&mut servers[0]);
+        until(&sluice, &servers[0], "up");
+        all_is_well(&sluice, &format!("{kind}, behind {fault:?}"));
+    }
+    assert_eq!(sluice.metrics().unwrap().sum("sluice_backend_panic", &[]), 0);
+    // What is no client is not counted as one.
+    let picks: u64 = servers.iter().map(|server| of(&sluice, "sluice_server_picks_total", server)).sum();
+    assert!(picks >= servers.iter().map(Server::requests).sum::<u64>());
+    nobody_is_left(&sluice);
+}
+
+#[test]
+fn tcp_checks_find_who_is_gone() {
+    a_check_keeps_clients_away("tcp");
+}
+
+#[test]
+fn http_checks_find_who_does_not_answer_well() {
+    a_check_keeps_clients_away("http");
+}
+
+#[test]
+fn websocket_checks_find_who_does_not_switch() {
+    a_check_keeps_clients_away("websocket");
+}
+
+#[test]
+fn without_checks_as_many_clients_as_configured_find_out() {
+    for fault in FAULTS {
+        let mut servers = Server::several(3).unwrap();
+        let sluice = start(&servers, "ejection = { failures = 4, time = '5m' }\n");
+        all_is_well(&sluice, "before");
+        fault.begin(&mut servers[0]);
+        let counts = visit(&sluice);
+        let failures = of(&sluice, "sluice_server_failures_total", &servers[0]);
+        tell("ejection", fault, &counts, failures);
+        match fault.seen() {
+            // As many as it takes, and those that are under way at the same time.
+            Some(bad) => assert!((4..4 + AT_ONCE as u64).contains(&counts[bad]), "{fault:?}: {counts:?}"),
+            None => assert!(counts.keys().all(|name| name.len() == 1), "{fault:?}: {counts:?}"),
+        }
+        if fault == Fault::Slow {
+            assert_eq!((failures, counts["a"]), (0, GUESTS as u64 / 3));
+        } else {
+            assert!((4..4 + AT_ONCE as u64).contains(&failures), "{fault:?}: {failures}");
+            assert!(is(&sluice, &servers[0], "ejected"), "{fault:?}");
+        }
+        nobody_is_left(&sluice);
+    }
+}
+
+#[test]
+fn who_is_left_out_is_tried_again_and_clients_are_back_on_it() {
+    let servers = Server::several(3).unwrap();
+    let sluice = start(&servers, "ejection = { failures = 2, time = '300ms', max_time = '1s' }\n");
+    servers[0].set_clients(Way::Status(503));
+    let mut seen = Counts::new();
+    eventually("it has been left out, tried, and left out again", || {
+        for outcome in (0..6).map(|_| Guest::get(&sluice, Via::Copy, "/", "").unwrap().outcome()) {
+            *seen.entry(outcome).or_default() += 1;
+        }
+        (of(&sluice, "sluice_server_failures_total", &servers[0]) >= 5).then_some(())
+    });
+    println!("plain requests answered with 503 by one of three servers: {seen:?}");
+    assert!(seen["503 a"] <= seen.values().sum::<u64>() / 4, "{seen:?}");
+    servers[0].set_clients(Way::Well);
+    eventually("all are served alike", || {
+        let outcomes = count((0..6).map(|_| Guest::get(&sluice, Via::Copy, "/", "").unwrap().outcome()));
+        (outcomes.get("a") == Some(&2)).then_some(())
+    });
+    until(&sluice, &servers[0], "up");
+    // A 500 to a plain request is about that request.
+    servers[0].set_clients(Way::Status(500));
+    let outcomes = count((0..30).map(|_| Guest::get(&sluice, Via::Copy, "/", "").unwrap().outcome()));
+    assert_eq!(outcomes["500 a"], 10);
+    nobody_is_left(&sluice);
+}
+
+#[test]
+fn when_most_fail_all_are_used_and_the_metrics_say_so() {
+    let mut servers = Server::several(3).unwrap();
+    let sluice = start(&servers, &checked("http"));
+    let panic = || sluice.metrics().unwrap().sum("sluice_backend_panic", &[("backend", "app")]);
+    for server in &mut servers[..2] {
+        server.set(Way::Status(500));
+    }
+    until(&sluice, &servers[0], "down");
+    until(&sluice, &servers[1], "down");
+    assert_eq!(panic(), 1);
+    let counts = visit(&sluice);
+    assert_eq!(["500 a", "500 b", "c"].map(|outcome| counts[outcome]), [20; 3]);
+    servers[1].set(Way::Well);
+    until(&sluice, &servers[1], "up");
+    assert_eq!(panic(), 0);
+    assert_eq!(["b", "c"].map(|outcome| visit(&sluice)[outcome]), [30; 2]);
+    // Ejection leaves half of them, and whoever goes to the others pays for it.
+    let sluice = start(&servers, "ejection = { failures = 2, time = '5m' }\n");
+    for server in &servers {
+        server.set(Way::Status(500));
+    }
+    let counts = visit(&sluice);
+    assert_eq!(counts.values().sum::<u64>(), GUESTS as u64);
+    let ejected = servers.iter().filter(|server| is(&sluice, server, "ejected")).count();
+    assert_eq!(ejected, 1, "{counts:?}");
+    nobody_is_left(&sluice);
+}
+
+/// In a panic by connections, the dead ones have the fewest: nobody may be refused for that while one server is up.
+#[test]
+fn in_a_panic_who_meets_the_dead_reaches_the_living() {
+    let mut servers = Server::several(5).unwrap();
+    let sluice = start(&servers, &format!("balance = 'least-connections'\n{}", checked("tcp")));
+    for server in &mut servers[1..] {
+        server.stop();
+    }
+    for server in &servers[1..] {
+        until(&sluice, server, "down");
+    }
+    assert_eq!(sluice.metrics().unwrap().sum("sluice_backend_panic", &[]), 1);
+    let inside = crowd(AT_ONCE, GUESTS, |_| Guest::join(&sluice, Via::Copy, "/", "").unwrap());
+    assert_eq!(count(inside.iter().map(Guest::outcome)), Counts::from([("a".to_owned(), GUESTS as u64)]));
+    drop(inside);
+    nobody_is_left(&sluice);
+}
+
+/// Requests that a server may have acted on are not repeated, and others are.
+#[test]
+fn nothing_is_asked_twice() {
+    let mut servers = Server::several(2).unwrap();
+    let sluice = start(&servers, "ejection = { failures = 0 }\n");
+    let requests = |servers: &[Server]| servers.iter().map(Server::requests).sum::<u64>();
+    for server in &servers {
+        server.set(Way::Held);
+    }
+    // Both have read a request when they are killed.
+    std::thread::scope(|scope| {
+        let asks = [
+            scope.spawn(|| Guest::join(&sluice, Via::Copy, "/", "").unwrap().outcome()),
+            scope.spawn(|| Guest::get(&sluice, Via::Copy, "/", "").unwrap().outcome()),
+        ];
+        eventually("both are asked", || (requests(&servers) == 2).then_some(()));
+        servers.iter_mut().for_each(Server::stop);
+        assert_eq!(asks.map(|ask| ask.join().unwrap()), ["502 backend-closed"; 2]);
+    });
+    assert_eq!(requests(&servers), 2);
+    let outcomes = [Guest::join(&sluice, Via::Copy, "/", ""), Guest::get(&sluice, Via::Copy, "/", "")];
+    assert_eq!(outcomes.map(|guest| guest.unwrap().outcome()), ["502 backend-refused"; 2]);
+    // Nothing has been asked of a server that refuses: another one is.
+    servers[1].resume().unwrap();
+    servers[1].set(Way::Well);
+    let counts = visit(&sluice);
+    assert_eq!(counts, Counts::from([("b".to_owned(), GUESTS as u64)]));
+    assert_eq!(requests(&servers), 2 + GUESTS as u64);
+    nobody_is_left(&sluice);
+}
+
+/// A masked Close with status 1000.
+const GOODBYE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
+
+/// What servers of others print while they are checked: nothing of an error.
+fn is_not_troubled(kind: &str, more: &str, command: Result<Vec<String>, String>) {
+    let command = match command {
+        Ok(command) => command,
+        Err(reason) => return needs::skip(&reason),
+    };
+    let server = Program::start(&command).unwrap();
+    let port: u16 = eventually("the server prints its port", || {
+        let digits = |line: &str| line.split(|c: char| !c.is_ascii_digit()).find(|word| word.len() > 3)?.parse().ok();
+        server.log().lines().next().and_then(digits)
+    });
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let check = format!("check = {{ kind = '{kind}'{more}, interval = '20ms', timeout = '2s', fall = 1 }}\n");
+    let sluice = Sluice::start(&Setup::new(address).routes(PLAIN).backend(&check)).unwrap();
+    // Clients come and go meanwhile, so that the server is seen to be well.
+    let mut visits = 0;
+    eventually("it has been checked for a while", || {
+        if kind == "http" {
+            assert_eq!(http::get(sluice.ws, "/").unwrap().head.status(), 200);
+        } else {
+            let mut client = Guest::join(&sluice, Via::Copy, "/", "Sec-WebSocket-Protocol: echo\r\n").unwrap();
+            assert_eq!(client.status(), 101);
+            client.stream.write_all(&GOODBYE).unwrap();
+            client.stream.read_to_end(&mut Vec::new()).unwrap();
+        }
+        visits += 1;
+        (visits == 60).then_some(())
+    });
+    let up = sluice.metrics().unwrap().sum("sluice_server_state", &[("state", "up")]);
+    assert_eq!(up, 1, "{kind}: {}", sluice.program.log());
+    let log = server.log().to_lowercase();
+    for word in ["error", "exception", "traceback", "reset", "broken", "warn"] {
+        assert!(!log.contains(word), "{kind} checks of {command:?}:\n{}", server.log());
+    }
+    drop(sluice);
+}
+
+#[test]
+fn servers_of_others_are_not_troubled_by_checks() {
+    let script = format!("{}/clients/websockets_server.py", env!("CARGO_MANIFEST_DIR"));
+    let python = || needs::tool("venv/bin/python").map(|python| vec![python.display().to_string(), script.clone()]);
+    let node = || needs::node("ws_server.mjs", "ws", &[]);
+    let script = format!("{}/clients/http_server.py", env!("CARGO_MANIFEST_DIR"));
+    is_not_troubled("http", "", needs::program("python3").map(|python| vec![python.display().to_string(), script]));
+    // This server takes no WebSocket without its subprotocol.
+    is_not_troubled("websocket", ", protocols = ['mqtt', 'echo']", python());
+    is_not_troubled("websocket", "", node());
+    is_not_troubled("tcp", "", python());
+    is_not_troubled("tcp", "", node());
+}
