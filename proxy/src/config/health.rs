@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::check::is_token;
 use super::duration;
 use super::schema::Span;
 
@@ -25,6 +26,9 @@ pub struct Check {
     /// The Host that they ask for. None: the server's address.
     #[serde(default)]
     pub host: Option<String>,
+    /// The subprotocol that `websocket` offers. None: no subprotocol, without which some servers refuse everybody.
+    #[serde(default)]
+    pub subprotocol: Option<String>,
     /// The statuses that are good with `http`, as `["200-299", "404"]`. None: `["200-299"]`; with `websocket` only 101
     /// is good.
     #[serde(default)]
@@ -142,6 +146,11 @@ impl Check {
     pub(super) fn wrong(&self) -> Option<String> {
         if self.kind == CheckKind::Tcp && (self.path.is_some() || self.host.is_some()) {
             return Some("check.path and check.host are for http and websocket".into());
+        }
+        if let Some(name) =
+            self.subprotocol.as_ref().filter(|name| self.kind != CheckKind::Websocket || !is_token(name))
+        {
+            return Some(format!("check.subprotocol {name:?} is for websocket, and is the name of one subprotocol"));
         }
         if self.kind != CheckKind::Http && !self.status.is_empty() {
             return Some("check.status is for http".into());

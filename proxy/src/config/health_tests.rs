@@ -44,6 +44,8 @@ fn what_cannot_be_is_told_so() {
         ("check = { kind = 'icmp' }", "unknown value `icmp`"),
         ("check = { kind = 'tcp', path = '/' }", "check.path and check.host are for http"),
         ("check = { kind = 'websocket', status = ['101'] }", "check.status is for http"),
+        ("check = { kind = 'http', subprotocol = 'echo' }", "is for websocket"),
+        ("check = { kind = 'websocket', subprotocol = 'a, b' }", "the name of one subprotocol"),
         ("check = { kind = 'http', path = 'healthz' }", "no path of a request"),
         ("check = { kind = 'http', path = '/a b' }", "no path of a request"),
         ("check = { kind = 'http', host = 'a b' }", "no Host"),

@@ -58,8 +58,16 @@ fn build_suites(selection: &[&str]) -> anyhow::Result<Vec<Suite>> {
     Ok(messages.filter_map(|message| suite(&message)).collect())
 }
 
-/// Tests of whole programs that look at HTTP alone, to which one kernel is like another.
-const OF_NO_KERNEL: [&str; 3] = ["tests/plain.rs", "tests/routes.rs", "tests/smuggling.rs"];
+/// Tests of whole programs that look at HTTP, the DNS or ports alone, to which one kernel is like another.
+const OF_NO_KERNEL: [&str; 7] = [
+    "tests/checks.rs",
+    "tests/names.rs",
+    "tests/plain.rs",
+    "tests/retries.rs",
+    "tests/routes.rs",
+    "tests/smuggling.rs",
+    "tests/sources.rs",
+];
 
 /// The test program that a message of cargo's announces, if it is one for the guest: the unit tests of the library, which
 /// move bytes over sockets, and the tests of whole programs. No other meets the kernel.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT};
+use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION};
+use http::header::{UPGRADE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt as _, Empty};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,7 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
 use super::{Fleet, Site};
-use crate::config::{Address, Check, CheckKind, Forwarded};
+use crate::config::{Address, Check, CheckKind, Forwarded, Limits};
 use crate::gate::Gate;
 use crate::gate::balance::pace::{first_check, next_check};
 use crate::gate::handshake::{Opening, Scheme, Visitor, check_switch, key};
@@ -95,7 +96,7 @@ fn revise(plan: &mut Plan, fleet: &Fleet, first: impl Fn(&Site) -> Instant) {
 async fn one(gate: Arc<Gate>, backend: u16, server: u16, site: Arc<Site>, check: Check) {
     let Some(fleet) = gate.fleet(backend) else { return };
     let asked = timeout(check.timeout, ask(&gate, backend, &site, &check)).await;
-    match asked.unwrap_or_else(|_| Err(NotWell::new("it has not answered in time"))) {
+    match asked.unwrap_or_else(|_| Err(Refusal::ResponseTimeout.into())) {
         Ok(parting) => {
             fleet.checked(server, &site, Ok(()));
             // Whether it hears the end matters to nobody.
@@ -157,12 +158,8 @@ impl Parting {
                 let _ = stream.shutdown().await;
             }
             Self::Body(mut body) => {
-                let mut read = 0;
-                while let Some(Ok(frame)) = body.frame().await
-                    && read < MOST_READ
-                {
-                    read += frame.data_ref().map_or(0, Bytes::len);
-                }
+                // It is cut where it is too long.
+                while let Some(Ok(_)) = body.frame().await {}
             }
         }
     }
@@ -180,7 +177,7 @@ async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> Result<Pa
     match check.kind {
         CheckKind::Tcp => return Ok(Parting::Stream(stream)),
         CheckKind::Http => drop(headers.insert(CONNECTION, HeaderValue::from_static("close"))),
-        CheckKind::Websocket => ask_for_websocket(&mut headers),
+        CheckKind::Websocket => ask_for_websocket(&mut headers, check)?,
     }
     let mut request = Request::get(check.path()).body(Empty::<Bytes>::new()).map_err(NotWell::new)?;
     *request.headers_mut() = headers;
@@ -193,7 +190,8 @@ async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> Result<Pa
         _ => None,
     };
     let deadline = tokio::time::Instant::now() + check.timeout;
-    let answer = upstream::ask(stream, Request::from_parts(head, body), &gate.config.limits, deadline).await?;
+    let limits = Limits { response_body: MOST_READ, ..gate.config.limits.clone() };
+    let answer = upstream::ask(stream, Request::from_parts(head, body), &limits, deadline).await?;
     let status = answer.status();
     if !check.is_good(status.as_u16()) {
         return Err(NotWell::new(format_args!("it answers {status}")));
@@ -218,9 +216,13 @@ fn host(check: &Check, site: &Site) -> Result<HeaderValue, NotWell> {
     HeaderValue::try_from(host).map_err(|_| NotWell::new("check.host is no header's value"))
 }
 
-fn ask_for_websocket(headers: &mut HeaderMap) {
+fn ask_for_websocket(headers: &mut HeaderMap, check: &Check) -> Result<(), NotWell> {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     headers.insert(SEC_WEBSOCKET_KEY, key(rand::random()));
+    if let Some(name) = &check.subprotocol {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::try_from(name).map_err(NotWell::new)?);
+    }
+    Ok(())
 }
