@@ -2,7 +2,7 @@
 
 The first argument is a zone file, which is read again when it has changed: `*` in front of a type, or a type, behind
 `!servfail`, `!silent`, `!garbage` or `!empty` says how questions for it are answered instead (`!servfail AAAA`). The
-second one is the port to listen on; 0: any.
+second one is the port to listen on.
 """
 
 import os
@@ -87,18 +87,16 @@ def main():
     quiet = DNSLogger(log="-request,-reply,-truncated,-error,-recv,-send,-data", prefix=False)
     options = {"address": "127.0.0.1", "logger": quiet, "handler": Handler}
     while True:
-        udp = DNSServer(zone, port=port, **options)
-        bound = udp.server.server_address[1]
         try:
-            tcp = DNSServer(zone, port=bound, tcp=True, **options)
+            udp = DNSServer(zone, port=port, **options)
             break
         except OSError:
-            # Taken for TCP: another one may be free for both.
-            udp.server.server_close()
+            # A client's, for the moment.
             time.sleep(0.05)
+    tcp = DNSServer(zone, port=port, tcp=True, **options)
     udp.start_thread()
     tcp.start_thread()
-    print(bound, flush=True)
+    print(port, flush=True)
     threading.Event().wait()
 
 

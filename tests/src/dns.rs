@@ -13,6 +13,8 @@ pub struct Dns {
     pub address: SocketAddr,
     folder: Folder,
     program: Option<Program>,
+    /// Keeps the port while the server is stopped.
+    _port: socket2::Socket,
 }
 
 /// A question that it was asked.
@@ -40,7 +42,8 @@ impl Dns {
     pub fn start(zone: &str) -> Result<Self, String> {
         needs::tool("venv/bin/python")?;
         let folder = Folder::make().expect("a folder can be made");
-        let mut dns = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), folder, program: None };
+        let (port, address) = taken().expect("a port is free");
+        let mut dns = Self { address, folder, program: None, _port: port };
         dns.set(zone);
         dns.resume();
         Ok(dns)
@@ -77,11 +80,10 @@ impl Dns {
             self.address.port().to_string(),
         ];
         let mut program = Program::start(&command).expect("Python can be started");
-        let port = eventually("the DNS server prints its port", || {
+        eventually("the DNS server prints its port", || {
             assert!(program.ended().is_none(), "the DNS server ended:\n{}", program.log());
-            program.log().lines().next()?.parse().ok()
+            program.log().lines().next().map(drop)
         });
-        self.address.set_port(port);
         self.program = Some(program);
     }
 
@@ -111,6 +113,15 @@ impl Dns {
         let address = self.address;
         format!("[dns]\nservers = [\"{address}\"]\nmin_ttl = \"100ms\"\nmax_ttl = \"300ms\"\ntimeout = \"2s\"\n")
     }
+}
+
+/// A port of TCP that is nobody else's, but for a server that may share it (`SO_REUSEADDR`).
+fn taken() -> std::io::Result<(socket2::Socket, SocketAddr)> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    let address = socket.local_addr()?.as_socket().ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+    Ok((socket, address))
 }
 
 fn question(line: &str) -> Option<Question> {

@@ -19,7 +19,8 @@ pub fn inside(flags: &[&str], script: &str, name: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
-    let needed = ["unshare", "sh", "ip", "mount"].into_iter().try_for_each(|name| needs::program(name).map(drop));
+    let needed =
+        ["unshare", "sh", "ip", "mount", "mktemp"].into_iter().try_for_each(|name| needs::program(name).map(drop));
     if let Err(missing) = needs::root().and(needed) {
         return needs::skip(&missing);
     }

@@ -1,13 +1,18 @@
 //! Servers that say in every answer which of them it is.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use crate::Via;
 use crate::backend::switching;
-use crate::http::Head;
+use crate::http::{self, Head};
+use crate::sluice::Sluice;
+use crate::stream::Stream;
+use crate::wait::eventually;
 
 /// How many ports are tried until one is free on several addresses.
 const ATTEMPTS: usize = 50;
@@ -122,4 +127,68 @@ fn serve(mut stream: TcpStream, address: SocketAddr) {
         let _gone = stream.shutdown(Shutdown::Write);
         return;
     }
+}
+
+/// Asks for a WebSocket, with further header lines (each ending in CRLF), and reads the head of the answer.
+///
+/// # Panics
+/// There is none.
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[must_use]
+pub fn ask(sluice: &Sluice, more: &str) -> (Stream, Head) {
+    let mut client = sluice.connect(Via::Copy).unwrap();
+    client.write_all(http::upgrade("app.example", "/", more).as_bytes()).unwrap();
+    let head = Head::read(&mut client).unwrap();
+    (client, head)
+}
+
+/// Opens a WebSocket that the keeper has, and says on which server it is.
+///
+/// # Panics
+/// It is refused.
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[must_use]
+pub fn join(sluice: &Sluice) -> (Stream, String) {
+    let (client, head) = ask(sluice, "");
+    assert_eq!(head.status(), 101, "{head:?}");
+    // The client has its 101 a moment before the keeper has the pair.
+    let _handed_over = sluice.connection(client.tcp().local_addr().unwrap());
+    (client, head.field("x-server").unwrap_or_default().to_owned())
+}
+
+/// Opens so many, one after the other, and counts them by their servers.
+///
+/// # Panics
+/// One is refused.
+#[must_use]
+pub fn spread(sluice: &Sluice, count: usize) -> BTreeMap<String, usize> {
+    let mut on = BTreeMap::new();
+    for _ in 0..count {
+        let (_client, head) = ask(sluice, "");
+        assert_eq!(head.status(), 101, "{head:?}");
+        *on.entry(head.field("x-server").unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    on
+}
+
+/// What [`spread`] should give.
+#[must_use]
+pub fn expected(of: &[(&Site, usize)]) -> BTreeMap<String, usize> {
+    of.iter().map(|(site, count)| (site.address.to_string(), *count)).collect()
+}
+
+/// Waits until the metrics have this state of a server; `None`: until they do not have the server.
+pub fn becomes(sluice: &Sluice, site: &Site, expected: Option<&str>) {
+    let what = format!("{} is {expected:?}", site.address);
+    eventually(&what, || (state(sluice, site).as_deref() == expected).then_some(()));
+}
+
+fn state(sluice: &Sluice, site: &Site) -> Option<String> {
+    // Not to be had, they say nothing.
+    let Ok(metrics) = sluice.metrics() else { return Some("unknown".into()) };
+    let metrics = metrics.0;
+    let server = format!("server=\"{}\"", site.address);
+    let mut states = metrics.lines().filter(|line| line.starts_with("sluice_server_state{") && line.contains(&server));
+    let state = states.find(|line| line.ends_with(" 1"))?.split("state=\"").nth(1)?.split('"').next()?;
+    Some(state.to_owned())
 }

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 
 use sluice_tests::backend::RawBackend;
 use sluice_tests::certificate::Identity;
 use sluice_tests::dns::Dns;
-use sluice_tests::http::{self, Head};
 use sluice_tests::pattern::Pattern;
-use sluice_tests::site::Site;
+use sluice_tests::site::{Site, ask, becomes, expected, join, spread};
 use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::stream::Stream;
 use sluice_tests::wait::eventually;
@@ -31,53 +29,6 @@ fn dns(zone: &str) -> Option<Dns> {
 fn with(dns: &Dns, servers: &[&str], backend: &str, more: &str) -> Sluice {
     let setup = Setup::via(dns.address, Via::Copy).servers(servers).backend(backend);
     Sluice::start(&setup.more(&format!("{}{more}", dns.settings()))).unwrap()
-}
-
-/// Asks for a WebSocket.
-fn ask(sluice: &Sluice, more: &str) -> (Stream, Head) {
-    let mut client = sluice.connect(Via::Copy).unwrap();
-    client.write_all(http::upgrade("app.example", "/", more).as_bytes()).unwrap();
-    let head = Head::read(&mut client).unwrap();
-    (client, head)
-}
-
-/// Opens a WebSocket, and says on which server it is.
-fn join(sluice: &Sluice) -> (Stream, String) {
-    let (client, head) = ask(sluice, "");
-    assert_eq!(head.status(), 101, "{head:?}");
-    // The client has its 101 a moment before the keeper has the pair.
-    let _handed_over = sluice.connection(client.tcp().local_addr().unwrap());
-    let server = head.field("x-server").unwrap().to_owned();
-    (client, server)
-}
-
-/// Opens so many, and counts them by their servers.
-fn spread(sluice: &Sluice, count: usize) -> BTreeMap<String, usize> {
-    let mut on = BTreeMap::new();
-    for _ in 0..count {
-        let (_client, head) = ask(sluice, "");
-        assert_eq!(head.status(), 101, "{head:?}");
-        *on.entry(head.field("x-server").unwrap().to_owned()).or_default() += 1;
-    }
-    on
-}
-
-fn expected(of: &[(&Site, usize)]) -> BTreeMap<String, usize> {
-    of.iter().map(|(site, count)| (site.address.to_string(), *count)).collect()
-}
-
-/// The state of a server, if it is listed.
-fn state(sluice: &Sluice, site: &Site) -> Option<String> {
-    let metrics = sluice.metrics().unwrap().0;
-    let server = format!("server=\"{}\"", site.address);
-    let mut states = metrics.lines().filter(|line| line.starts_with("sluice_server_state{") && line.contains(&server));
-    let state = states.find(|line| line.ends_with(" 1"))?.split("state=\"").nth(1)?.split('"').next()?;
-    Some(state.to_owned())
-}
-
-fn becomes(sluice: &Sluice, site: &Site, expected: Option<&str>) {
-    let what = format!("{} is {expected:?}", site.address);
-    eventually(&what, || (state(sluice, site).as_deref() == expected).then_some(()));
 }
 
 /// Sends bytes and reads them back.

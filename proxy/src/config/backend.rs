@@ -170,7 +170,9 @@ pub struct BackendTls {
     #[schemars(with = "Option<WatchedFile>")]
     pub ca: Option<PathBuf>,
     /// The name, or the IP address, that the servers' certificate must be for; a name is also sent to them (SNI).
-    /// None: each server's certificate must be for the name that it is configured by, or for its own IP address.
+    /// None: each server's certificate must be for the name that it is configured by, or for its own IP address. Those
+    /// of a service (`srv:`) are known by the names that the DNS gives: then a `ca` that signs nobody else's
+    /// certificates, or a name here, keeps out servers that a forged answer names.
     pub server_name: Option<String>,
     /// PEM file with a certificate and its chain, leaf first, for servers that ask for one. None: such servers get
     /// none, and most do not ask.

@@ -60,3 +60,23 @@ impl Default for Dns {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn what_would_ask_in_a_rush_or_never_is_told_so() {
+        let wrong = |dns: &str| {
+            let text = format!(
+                "[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nbackend = \"app\"\n\
+                 [[backend]]\nname = \"app\"\nservers = [\"app.test:80\"]\n[dns]\n{dns}\n"
+            );
+            Config::parse(&text, "test").err().map(|error| error.to_string())
+        };
+        assert_eq!(wrong("servers = [\"10.0.0.1:53\"]\nmin_ttl = \"100ms\"\nmax_ttl = \"10ms\""), None);
+        for (bad, says) in [("min_ttl = \"99ms\"", "min_ttl is below"), ("timeout = \"0s\"", "no time at all")] {
+            assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
+        }
+    }
+}

@@ -59,8 +59,9 @@ fn build_suites(selection: &[&str]) -> anyhow::Result<Vec<Suite>> {
 }
 
 /// Tests of whole programs that look at HTTP alone, and at who is sent where, to which one kernel is like another.
-const OF_NO_KERNEL: [&str; 12] = [
+const OF_NO_KERNEL: [&str; 13] = [
     "tests/balancing.rs",
+    "tests/checks.rs",
     "tests/health.rs",
     "tests/herd.rs",
     "tests/limits.rs",

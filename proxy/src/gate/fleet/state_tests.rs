@@ -133,6 +133,21 @@ fn servers_of_a_name_keep_their_index_as_long_as_somebody_is_on_them() {
 }
 
 #[test]
+fn a_part_of_an_answer_takes_nothing_away() {
+    let now = Instant::now();
+    let mut state = state("'app.test:80'", "check = { kind = 'tcp' }", now);
+    let placed = state.place(vec![site("10.0.0.1:80"), site("10.0.0.2:80")], now);
+    state.list(0, &placed, false, now);
+    let placed = state.place(vec![site("10.0.0.2:80"), Site { weight: 5, ..site("10.0.0.3:80") }], now);
+    assert!(state.list(0, &placed, true, now).0.is_empty());
+    let listed: Vec<_> = state.servers().filter(|(_, server)| server.listed()).map(|(index, _)| index).collect();
+    assert_eq!(listed, [1, 2, 3]);
+    assert_eq!(state.standing(3, now), Some(Standing::New), "what is new is checked first");
+    let gone = state.list(0, &placed, false, now).0;
+    assert_eq!(gone.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
 fn more_servers_than_there_may_be_are_left_out() {
     let now = Instant::now();
     let mut state = state("'app.test:80'", "", now);
