@@ -98,6 +98,48 @@ fn until(sluice: &Sluice, server: &Server, state: &str) {
     eventually(&format!("{} is {state}", server.name), || is().then_some(()));
 }
 
+/// The gate dies while clients come back, wait, and are refused: nobody is counted twice, or for ever.
+#[test]
+fn a_gate_that_dies_in_a_herd_loses_no_count() {
+    const CLIENTS: u64 = 600;
+    const PLACES: u64 = 120;
+    let mut servers = Server::several(5).unwrap();
+    let most = format!("max_connections = {PLACES}");
+    let listed: Vec<String> = servers.iter().map(|server| entry(server, &most)).collect();
+    let backend = "balance = 'least-connections'\nqueue = { length = 200, timeout = '1s' }\n\
+                   ejection = { time = '300ms', max_time = '1s' }\n";
+    let sluice = Sluice::start(&Setup::new(servers[0].address).servers(&listed).backend(backend)).unwrap();
+    let runtime = Runtime::new().unwrap();
+    let ((sender, mut told), inside) = (mpsc::unbounded_channel(), Arc::new(AtomicU64::new(0)));
+    let until_inside = |number: u64| {
+        eventually(&format!("{number} are inside"), || (inside.load(Ordering::Relaxed) == number).then_some(()));
+    };
+    for number in 0..CLIENTS {
+        let client = Client { sluice: sluice.ws, told: sender.clone(), inside: inside.clone() };
+        runtime.spawn(client.live(Duration::from_millis(number % 300)));
+    }
+    until_inside(CLIENTS);
+    println!("{CLIENTS} clients came: {:?}", heard(&mut told));
+    // Three of five die, and while their clients wait for the other two, which are full, so does the gate.
+    servers[..3].iter_mut().for_each(Server::stop);
+    until_inside(2 * PLACES);
+    sluice.kill_gate();
+    servers[..2].iter_mut().for_each(|server| server.resume().unwrap());
+    until_inside(4 * PLACES);
+    sluice.kill_gate();
+    servers[2].resume().unwrap();
+    until_inside(CLIENTS);
+    println!("three servers died, and the gate twice: {:?}", heard(&mut told));
+    assert_eq!(servers.iter().map(Server::live).collect::<Vec<_>>(), [PLACES; 5]);
+    assert!(servers.iter().all(|server| server.peak() == PLACES));
+    let of = |server: &Server| {
+        sluice.metrics().unwrap().sum("sluice_server_connections", &[("server", &server.address.to_string())])
+    };
+    eventually("they are counted right", || servers.iter().all(|server| of(server) == PLACES).then_some(()));
+    runtime.shutdown_background();
+    nobody_is_left(&sluice);
+}
+
 #[test]
 fn a_herd_comes_back_and_no_server_gets_more_than_it_takes() {
     let mut servers = Server::several(5).unwrap();
