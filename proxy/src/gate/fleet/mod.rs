@@ -206,9 +206,10 @@ impl Fleet {
             return;
         }
         let why = result.as_ref().err().map(|error| format!("{error:#}"));
-        if let Some(why) = &why {
-            let (backend, server) = (&self.settings.name, site.address.to_string());
-            tracing::debug!(backend, server, why, "a check failed");
+        let (backend, address) = (&self.settings.name, site.address.to_string());
+        match &why {
+            Some(why) => tracing::debug!(backend, server = address, why, "a check failed"),
+            None => tracing::debug!(backend, server = address, "a check was good"),
         }
         self.judge(server, why, |state, now| state.checked(server, result.is_ok(), now));
     }
