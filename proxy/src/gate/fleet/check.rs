@@ -17,12 +17,15 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use super::{Fleet, Site};
-use crate::config::{Address, Check, CheckKind, Forwarded};
+use crate::config::{Address, Check, CheckKind, Forwarded, Limits};
 use crate::gate::balance::pace::{first_check, next_check};
 use crate::gate::handshake::{Opening, Scheme, Visitor, check_switch, key};
 use crate::gate::upstream::{self, Answer, Switched};
 use crate::gate::{Gate, linger};
 use crate::handoff::Peer;
+
+/// The most that is read of an answer; a server whose page is longer sees its connection break off.
+const MOST_READ: usize = 1 << 20;
 
 /// A masked Close with status 1000 (RFC 6455 §5.5.1): FIN and opcode 8, MASK and 2 bytes, a mask of zeros, 1000.
 const GOODBYE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
@@ -144,7 +147,8 @@ async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> anyhow::R
         _ => None,
     };
     let request = Request::from_parts(head, body);
-    let answer = upstream::ask(stream, request, &gate.config.limits, deadline).await;
+    let limits = Limits { response_body: MOST_READ, ..gate.config.limits.clone() };
+    let answer = upstream::ask(stream, request, &limits, deadline).await;
     let answer = answer.map_err(|failure| anyhow::anyhow!("{failure}"))?;
     let status = answer.status();
     let switched = match (&answer, &opening) {
