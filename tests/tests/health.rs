@@ -2,16 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use sluice_tests::Via;
 use sluice_tests::fleet::{CHECK, Counts, Guest, Server, Way, count, crowd, entry, nobody_is_left};
-use sluice_tests::http;
-use sluice_tests::process::Program;
 use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::wait::eventually;
-use sluice_tests::{Via, needs};
 
 const AT_ONCE: usize = 4;
 
@@ -297,58 +293,4 @@ fn nothing_is_asked_twice() {
     assert_eq!(counts, Counts::from([("b".to_owned(), GUESTS as u64)]));
     assert_eq!(requests(&servers), 2 + GUESTS as u64);
     nobody_is_left(&sluice);
-}
-
-/// A masked Close with status 1000.
-const GOODBYE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
-
-/// What servers of others print while they are checked: nothing of an error.
-fn is_not_troubled(kind: &str, more: &str, command: Result<Vec<String>, String>) {
-    let command = match command {
-        Ok(command) => command,
-        Err(reason) => return needs::skip(&reason),
-    };
-    let server = Program::start(&command).unwrap();
-    let port: u16 = eventually("the server prints its port", || {
-        let digits = |line: &str| line.split(|c: char| !c.is_ascii_digit()).find(|word| word.len() > 3)?.parse().ok();
-        server.log().lines().next().and_then(digits)
-    });
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let check = format!("check = {{ kind = '{kind}'{more}, interval = '20ms', timeout = '2s', fall = 1 }}\n");
-    let sluice = Sluice::start(&Setup::new(address).routes(PLAIN).backend(&check)).unwrap();
-    // Clients come and go meanwhile, so that the server is seen to be well.
-    let mut visits = 0;
-    eventually("it has been checked for a while", || {
-        if kind == "http" {
-            assert_eq!(http::get(sluice.ws, "/").unwrap().head.status(), 200);
-        } else {
-            let mut client = Guest::join(&sluice, Via::Copy, "/", "Sec-WebSocket-Protocol: echo\r\n").unwrap();
-            assert_eq!(client.status(), 101);
-            client.stream.write_all(&GOODBYE).unwrap();
-            client.stream.read_to_end(&mut Vec::new()).unwrap();
-        }
-        visits += 1;
-        (visits == 60).then_some(())
-    });
-    let up = sluice.metrics().unwrap().sum("sluice_server_state", &[("state", "up")]);
-    assert_eq!(up, 1, "{kind}: {}", sluice.program.log());
-    let log = server.log().to_lowercase();
-    for word in ["error", "exception", "traceback", "reset", "broken", "warn"] {
-        assert!(!log.contains(word), "{kind} checks of {command:?}:\n{}", server.log());
-    }
-    drop(sluice);
-}
-
-#[test]
-fn servers_of_others_are_not_troubled_by_checks() {
-    let script = format!("{}/clients/websockets_server.py", env!("CARGO_MANIFEST_DIR"));
-    let python = || needs::tool("venv/bin/python").map(|python| vec![python.display().to_string(), script.clone()]);
-    let node = || needs::node("ws_server.mjs", "ws", &[]);
-    let script = format!("{}/clients/http_server.py", env!("CARGO_MANIFEST_DIR"));
-    is_not_troubled("http", "", needs::program("python3").map(|python| vec![python.display().to_string(), script]));
-    // This server takes no WebSocket without its subprotocol.
-    is_not_troubled("websocket", ", protocols = ['mqtt', 'echo']", python());
-    is_not_troubled("websocket", "", node());
-    is_not_troubled("tcp", "", python());
-    is_not_troubled("tcp", "", node());
 }

@@ -20,6 +20,7 @@ use super::{Fleet, Site};
 use crate::config::{Address, Check, CheckKind, Forwarded, Limits};
 use crate::gate::balance::pace::{first_check, next_check};
 use crate::gate::handshake::{Opening, Scheme, Visitor, check_switch, key};
+use crate::gate::refusal::Refusal;
 use crate::gate::upstream::{self, Answer, Switched};
 use crate::gate::{Gate, linger};
 use crate::handoff::Peer;
@@ -106,7 +107,7 @@ async fn one(gate: Arc<Gate>, backend: u16, server: u16, site: Arc<Site>, check:
     let asked = timeout(check.timeout, ask(&gate, backend, &site, &check)).await;
     let result = match asked {
         Ok(result) => result,
-        Err(_) => Err(anyhow::anyhow!("it has not answered in time")),
+        Err(_) => Err(anyhow::anyhow!(Refusal::ResponseTimeout.text())),
     };
     Checked { server, site, began, result }
 }
