@@ -58,8 +58,9 @@ fn build_suites(selection: &[&str]) -> anyhow::Result<Vec<Suite>> {
     Ok(messages.filter_map(|message| suite(&message)).collect())
 }
 
-/// Tests of whole programs that look at HTTP alone, and at who is sent where, to which one kernel is like another.
-const OF_NO_KERNEL: [&str; 13] = [
+/// Tests of whole programs that look at HTTP alone, at who may enter and who is sent where, to which one kernel is like another.
+const OF_NO_KERNEL: [&str; 14] = [
+    "tests/auth.rs",
     "tests/balancing.rs",
     "tests/checks.rs",
     "tests/health.rs",
