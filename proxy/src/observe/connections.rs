@@ -23,6 +23,8 @@ struct Connection<'a> {
     why: Option<&'static str>,
     age_seconds: f64,
     idle_seconds: f64,
+    /// `null`: it does not end with a token.
+    expires_in_seconds: Option<f64>,
     client_to_backend: Traffic,
     backend_to_client: Traffic,
 }
@@ -106,6 +108,7 @@ fn connection<'a>(
         age_seconds,
         // A pair without a byte has been silent since it was accepted.
         idle_seconds: if last == 0 { age_seconds } else { ago(now_ns, last) },
+        expires_in_seconds: facts.expires_ms.map(|at| at.get().saturating_sub(now_ms) as f64 / 1e3),
         client_to_backend: to_backend,
         backend_to_client: to_client,
     }

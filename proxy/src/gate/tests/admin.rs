@@ -57,7 +57,7 @@ fn pair() -> PairRow {
             backend: 0,
             server: 0,
             accepted_ms: 0,
-            expires_ms: None,
+            expires_ms: std::num::NonZeroU64::new(1),
         },
         engine: Engine::Copy,
         why_not: Some(WhyNot::NoBtf),
@@ -81,6 +81,7 @@ async fn metrics_and_connections() {
     assert!(head.contains("content-type: application/json"), "{answer}");
     let list: serde_json::Value = serde_json::from_str(body).unwrap();
     let row = &list[0];
+    assert_eq!(row["expires_in_seconds"], 0.0, "its time is over");
     assert_eq!(row["id"], "0000000000000abc");
     assert_eq!(row["client"], "192.0.2.1:5000");
     assert_eq!(row["route"]["path"], "/");
