@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -58,10 +58,17 @@ impl TryFrom<String> for Peers {
         }
         let alone = || text.parse().ok().map(|address: IpAddr| IpNet::from(address));
         let net = text.parse().ok().or_else(alone);
-        net.map(Self::Net).ok_or_else(|| {
+        net.map(|net| Self::Net(canonical(net))).ok_or_else(|| {
             format!("{text:?} is no network: write \"10.0.0.0/8\", \"2001:db8::/32\", \"192.0.2.1\" or \"unix\"")
         })
     }
+}
+
+/// Peers are known by their IPv4 addresses, however their sockets write them (RFC 4291 §2.5.5.2); so are networks.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(six) = net else { return net };
+    let four = six.addr().to_ipv4_mapped().zip(six.prefix_len().checked_sub(96));
+    four.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok()).map_or(net, IpNet::V4)
 }
 
 impl From<Peers> for String {
@@ -80,6 +87,19 @@ mod tests {
 
     fn list(texts: &[&str]) -> Vec<Peers> {
         texts.iter().map(|text| Peers::try_from((*text).to_owned()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_network_of_mapped_addresses_is_one_of_ipv4() {
+        for (text, is) in [
+            ("::ffff:192.0.2.1", "192.0.2.1/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0.0.0.0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("2001:db8::/32", "2001:db8::/32"),
+        ] {
+            assert_eq!(String::from(list(&[text])[0]), is, "{text}");
+        }
     }
 
     #[test]
