@@ -6,6 +6,7 @@
 pub(super) mod check;
 pub(super) mod names;
 mod queue;
+mod server;
 mod state;
 
 use std::collections::HashMap;
@@ -20,8 +21,10 @@ use tokio::time::sleep;
 use tracing::field::DisplayValue;
 
 use self::queue::Ticket;
-use self::state::{Answer, Called, Server, State};
-pub(super) use self::state::{Site, Wish};
+use self::server::Server;
+pub(super) use self::server::Site;
+pub(super) use self::state::Wish;
+use self::state::{Answer, Called, State};
 use super::balance::health::Standing;
 use super::balance::key::KeyOf;
 use super::policy::Subject;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::queue::{Queue, Ticket};
+use super::server::{Presence, Server, Site};
 use crate::config::{Address, Backend};
 use crate::gate::balance::health::{Found as Origin, Health, Rules, Standing};
 use crate::gate::balance::pace::share;
@@ -30,44 +31,6 @@ pub(in crate::gate) struct State {
     members: Vec<Member>,
     /// They may be elsewhere now, or have other weights.
     changed: bool,
-}
-
-/// One server.
-pub(in crate::gate) struct Server {
-    pub(in crate::gate) site: Arc<Site>,
-    presence: Presence,
-    /// Connections and requests on it.
-    pub(in crate::gate) live: u32,
-    pub(in crate::gate) health: Health,
-    /// How often it was picked, and how often it failed whoever it was picked for.
-    pub(in crate::gate) picked: u64,
-    pub(in crate::gate) failed: u64,
-}
-
-/// Whether a server may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Presence {
-    /// A name stands for it, of which not everybody knows yet.
-    Placed,
-    /// It is in the configuration, or a name stands for it.
-    Listed,
-    /// The name stands for it no more. Its place is another's when nobody is on it and no other is free.
-    Gone,
-}
-
-/// Where a server is, and what it may get.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::gate) struct Site {
-    pub(in crate::gate) address: Address,
-    /// The name that it was found by.
-    pub(in crate::gate) host: Option<Arc<str>>,
-    /// Whose place in the configuration it has.
-    pub(in crate::gate) entry: u16,
-    /// 0: it is draining.
-    pub(in crate::gate) weight: u32,
-    pub(in crate::gate) backup: bool,
-    /// Connections at one time. 0: as many as come.
-    pub(in crate::gate) most: u32,
 }
 
 /// What a request asks of its backend.
@@ -398,33 +361,6 @@ impl State {
 
     fn has_room(&self, server: u16) -> bool {
         self.servers.get(&server).is_some_and(Server::has_room)
-    }
-}
-
-impl Server {
-    /// It is in the configuration, or a name stands for it now.
-    pub(in crate::gate) fn listed(&self) -> bool {
-        self.presence == Presence::Listed
-    }
-
-    fn new(site: Site, presence: Presence, health: Health) -> Self {
-        Self { site: Arc::new(site), presence, live: 0, health, picked: 0, failed: 0 }
-    }
-
-    /// The word in the metrics.
-    fn state(&self, now: Instant) -> &'static str {
-        match self.health.standing(now) {
-            _ if !self.listed() => "gone",
-            _ if self.site.weight == 0 => "draining",
-            Standing::Up => "up",
-            Standing::New => "new",
-            Standing::Down => "down",
-            Standing::Ejected => "ejected",
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.site.most == 0 || self.live < self.site.most
     }
 }
 
