@@ -48,7 +48,7 @@ pub(super) struct Fleet {
 
 struct Inner {
     state: State,
-    waiting: HashMap<Ticket, oneshot::Sender<Option<Berth>>>,
+    waiting: HashMap<Ticket, oneshot::Sender<Berth>>,
     keys: Vec<CookieKey>,
     /// Made of the keys and the servers.
     sticky: Option<Arc<Sticky>>,
@@ -66,8 +66,7 @@ pub(super) struct Berth {
 struct Waiting<'a> {
     fleet: &'a Fleet,
     ticket: Ticket,
-    /// It has a place; or without one, it should ask again.
-    called: oneshot::Receiver<Option<Berth>>,
+    called: oneshot::Receiver<Berth>,
 }
 
 /// What becomes of a request.
@@ -127,30 +126,26 @@ impl Fleet {
     pub(super) async fn take(self: &Arc<Self>, wish: Wish<'_>) -> Result<Berth, Refusal> {
         let patience = sleep(self.settings.queue.timeout);
         let mut patience = pin!(patience);
+        let mut waiting = match self.ask(&wish) {
+            Asked::Berth(berth) => return Ok(berth),
+            Asked::Refused(refusal) => return Err(refusal),
+            Asked::Wait(waiting) => waiting,
+        };
         loop {
-            let mut waiting = match self.ask(&wish) {
-                Asked::Berth(berth) => return Ok(berth),
-                Asked::Refused(refusal) => return Err(refusal),
-                Asked::Wait(waiting) => waiting,
-            };
-            loop {
-                tokio::select! {
-                    // Things have changed, if there is none: the client's own server takes no more, say.
-                    called = &mut waiting.called => match called.ok().flatten() {
-                        Some(berth) => return Ok(berth),
-                        None => break,
-                    },
-                    () = &mut patience => {
-                        drop(waiting);
-                        // Another server is better than none, though the client's own has something of it.
-                        return match self.ask(&Wish { kept: None, ..wish }) {
-                            Asked::Berth(berth) => Ok(berth),
-                            Asked::Wait(_) | Asked::Refused(_) => Err(Refusal::QueueTimeout),
-                        };
-                    }
-                    // A server may have come back by the time alone, of which nothing tells.
-                    () = sleep(LOOK_AGAIN) => self.change(|inner, now| ((), inner.state.call(now))),
+            tokio::select! {
+                // Who has a place at the moment at which its patience ends is served.
+                biased;
+                called = &mut waiting.called => return called.map_err(|_| Refusal::Internal),
+                () = &mut patience => {
+                    drop(waiting);
+                    // Another server is better than none, though the client's own has something of it.
+                    return match self.ask(&Wish { kept: None, ..wish }) {
+                        Asked::Berth(berth) => Ok(berth),
+                        Asked::Wait(_) | Asked::Refused(_) => Err(Refusal::QueueTimeout),
+                    };
                 }
+                // A server may have come back by the time alone, of which nothing tells.
+                () = sleep(LOOK_AGAIN) => self.change(|inner, now| ((), inner.state.call(now))),
             }
         }
     }
@@ -180,10 +175,8 @@ impl Fleet {
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Inner, Instant) -> (T, Called)) -> T {
         let mut inner = self.lock();
         let (result, called) = change(&mut inner, Instant::now());
-        let called: Vec<_> = called
-            .into_iter()
-            .map(|(ticket, server)| (inner.waiting.remove(&ticket), server.map(|server| self.berth(server))))
-            .collect();
+        let called: Vec<_> =
+            called.into_iter().map(|(ticket, server)| (inner.waiting.remove(&ticket), self.berth(server))).collect();
         drop(inner);
         for (sender, berth) in called {
             // Whoever has gone meanwhile leaves the place behind: it is dropped, for which the lock must be free.
@@ -354,3 +347,6 @@ impl Drop for Berth {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

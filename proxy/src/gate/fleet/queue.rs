@@ -31,14 +31,19 @@ impl Queue {
         Some(self.next)
     }
 
-    /// The first for whom this server, which has a place, will do.
-    pub(in crate::gate) fn freed(&mut self, server: u16) -> Option<Ticket> {
-        self.take(|wants| wants.is_none_or(|wants| wants == server))
+    /// Takes out the first whose wish fits, and gives its wish.
+    pub(in crate::gate) fn first(&mut self, fits: impl Fn(Option<u16>) -> bool) -> Option<(Ticket, Option<u16>)> {
+        let (ticket, wants) = self.waiting.iter().find(|(_, wants)| fits(**wants))?;
+        let first = (*ticket, *wants);
+        self.waiting.remove(&first.0);
+        Some(first)
     }
 
-    /// The first whose server is none of these, which it waits for in vain.
-    pub(in crate::gate) fn forsaken(&mut self, members: &[u16]) -> Option<Ticket> {
-        self.take(|wants| wants.is_some_and(|wants| !members.contains(&wants)))
+    /// Whose server is none of these waits for it in vain: any will do now. Its turn is what it was.
+    pub(in crate::gate) fn release(&mut self, members: &[u16]) {
+        for wants in self.waiting.values_mut() {
+            *wants = wants.filter(|wants| members.contains(wants));
+        }
     }
 
     /// This one has gone.
@@ -49,13 +54,6 @@ impl Queue {
     /// How many wait.
     pub(in crate::gate) fn len(&self) -> usize {
         self.waiting.len()
-    }
-
-    fn take(&mut self, fits: impl Fn(Option<u16>) -> bool) -> Option<Ticket> {
-        let (ticket, _) = self.waiting.iter().find(|(_, wants)| fits(**wants))?;
-        let ticket = *ticket;
-        self.waiting.remove(&ticket);
-        Some(ticket)
     }
 }
 
@@ -101,20 +99,17 @@ mod tests {
                     }
                     Step::Freed(server) => {
                         let fits = |(_, wants): &(Ticket, Option<u16>)| wants.is_none() || *wants == Some(server);
-                        let first = model.iter().position(fits).map(|place| model.remove(place).0);
-                        prop_assert_eq!(queue.freed(server), first);
+                        let first = model.iter().position(fits).map(|place| model.remove(place));
+                        prop_assert_eq!(queue.first(|wants| wants.is_none_or(|wants| wants == server)), first);
                     }
                     Step::Cancel(place) => {
                         let ticket = if place < model.len() { model.remove(place).0 } else { Ticket::MAX };
                         queue.cancel(ticket);
                     }
                     Step::Members(members) => {
-                        while let Some(ticket) = queue.forsaken(&members) {
-                            let place = model.iter().position(|(other, _)| *other == ticket);
-                            let (_, wants) = model.remove(place.unwrap_or(usize::MAX));
-                            prop_assert!(wants.is_some_and(|wants| !members.contains(&wants)));
-                        }
-                        prop_assert!(model.iter().all(|(_, wants)| wants.is_none_or(|wants| members.contains(&wants))));
+                        queue.release(&members);
+                        let vain = |wants: &u16| !members.contains(wants);
+                        model.iter_mut().filter(|(_, wants)| wants.as_ref().is_some_and(vain)).for_each(|(_, wants)| *wants = None);
                     }
                 }
                 prop_assert_eq!(queue.len(), model.len());

@@ -56,8 +56,8 @@ pub(in crate::gate) enum Answer {
     Full,
 }
 
-/// Who need not wait any more: with a place on this server; without, to ask again.
-pub(in crate::gate) type Called = Vec<(Ticket, Option<u16>)>;
+/// Who need not wait any more, and has a place on this server.
+pub(in crate::gate) type Called = Vec<(Ticket, u16)>;
 
 impl State {
     /// The servers that the configuration lists by their addresses; those of names come with [`State::place`].
@@ -340,23 +340,21 @@ impl State {
             return called;
         }
         let members = self.chosen.members.clone();
-        // Whose own server takes no more looks for another.
-        while let Some(ticket) = self.queue.forsaken(&members) {
-            called.push((ticket, None));
+        self.queue.release(&members);
+        loop {
+            let candidates = self.candidates(&members, now);
+            let fits = |wants: Option<u16>| match wants {
+                Some(own) => self.servers.get(&own).is_some_and(Server::has_room),
+                None => !candidates.is_empty(),
+            };
+            let Some((ticket, wants)) = self.queue.first(fits) else { return called };
+            // Asked only for somebody whom it serves: with every answer a server has had its turn. Which one the request
+            // would like best was asked when all were full.
+            let ask = Ask { key: None, random: [0; 2] };
+            let Some(server) = wants.or_else(|| self.balancer.pick(&candidates, &ask)) else { return called };
+            self.sit(server);
+            called.push((ticket, server));
         }
-        let mut candidates = self.candidates(&members, now);
-        // Who waits is served by any server; which one its request would like best was asked when all were full.
-        while let Some(server) = self.balancer.pick(&candidates, &Ask { key: None, random: [0; 2] }) {
-            match self.queue.freed(server) {
-                Some(ticket) => {
-                    self.sit(server);
-                    called.push((ticket, Some(server)));
-                    candidates = self.candidates(&members, now);
-                }
-                None => candidates.retain(|candidate| candidate.server != server),
-            }
-        }
-        called
     }
 
     fn has_room(&self, server: u16) -> bool {

@@ -68,15 +68,20 @@ fn a_backup_serves_while_nobody_else_does() {
 }
 
 #[test]
-fn who_waits_for_one_server_is_called_when_that_goes() {
+fn who_waits_for_one_server_keeps_its_turn_when_that_goes() {
     let now = Instant::now();
-    let servers = "{ address = '10.0.0.1:80', max_connections = 1 }, '10.0.0.2:80'";
-    let mut state = state(servers, "queue = { length = 2 }\ncheck = { kind = 'tcp', rise = 1, fall = 1 }", now);
+    let servers = "{ address = '10.0.0.1:80', max_connections = 1 }, { address = '10.0.0.2:80', max_connections = 2 }";
+    let mut state = state(servers, "queue = { length = 3 }\ncheck = { kind = 'tcp', rise = 1, fall = 1 }", now);
     assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Go(0));
-    let Answer::Wait(ticket) = ask(&mut state, &wish(Some(0), &[]), now) else { panic!() };
+    let [first, second] = [(); 2].map(|()| match ask(&mut state, &wish(Some(0), &[]), now) {
+        Answer::Wait(ticket) => ticket,
+        other => panic!("{other:?}"),
+    });
     assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(1), "others have room elsewhere");
-    assert_eq!(state.checked(0, false, now), [(ticket, None)], "and must ask again");
-    assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Go(1));
+    assert_eq!(state.checked(0, false, now), [(first, 1)], "and so have these now");
+    let Answer::Wait(third) = ask(&mut state, &wish(None, &[]), now) else { panic!() };
+    assert_eq!(state.leave(1, now), [(second, 1)], "who came first is served first");
+    assert_eq!(state.leave(1, now), [(third, 1)]);
 }
 
 #[test]
@@ -205,6 +210,23 @@ fn a_server_that_fails_is_left_out_and_comes_back() {
     assert_eq!(ask(&mut state, &wish(Some(0), &[]), now + Duration::from_secs(10)), Answer::Go(0));
 }
 
+#[test]
+fn who_waits_for_a_full_server_takes_nobodys_turn_elsewhere() {
+    let now = Instant::now();
+    let servers = format!("{TWO}, {{ address = '10.0.0.3:80', max_connections = 1 }}");
+    let mut state = state(&servers, "queue = { length = 2 }", now);
+    assert_eq!(ask(&mut state, &wish(Some(2), &[]), now), Answer::Go(2));
+    assert!(matches!(ask(&mut state, &wish(Some(2), &[]), now), Answer::Wait(_)));
+    let mut counts = [0u32; 2];
+    for _ in 0..40 {
+        let Answer::Go(server) = ask(&mut state, &wish(None, &[]), now) else { panic!() };
+        counts[usize::from(server)] += 1;
+        assert!(state.observed(server, true, now).is_empty());
+        assert!(state.leave(server, now).is_empty());
+    }
+    assert_eq!(counts, [20, 20]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Ask(Option<u16>),
@@ -239,17 +261,25 @@ struct World {
 impl World {
     fn ask(&mut self, state: &mut State, wish: &Wish<'_>, now: Instant) -> Answer {
         let (answer, called) = state.ask(wish, now);
-        self.called(called);
+        self.called(state, called);
         answer
     }
 
-    fn called(&mut self, called: Called) {
+    fn change(&mut self, state: &mut State, change: impl FnOnce(&mut State) -> Called) {
+        let called = change(state);
+        self.called(state, called);
+    }
+
+    /// The state has changed, and these are served for it.
+    fn called(&mut self, state: &State, called: Called) {
+        // Whose server takes no more is served by any.
+        for wants in self.waiting.values_mut() {
+            *wants = wants.filter(|wants| state.chosen.members.contains(wants));
+        }
         for (ticket, server) in called {
             let wants = self.waiting.remove(&ticket).expect("only who waits is called");
-            if let Some(server) = server {
-                assert!(wants.is_none_or(|wants| wants == server), "it wanted {wants:?} and got {server}");
-                self.on.push(server);
-            }
+            assert!(wants.is_none_or(|wants| wants == server), "it wanted {wants:?} and got {server}");
+            self.on.push(server);
         }
     }
 }
@@ -296,7 +326,7 @@ proptest! {
                 },
                 Step::Leave(place) if place < world.on.len() => {
                     let server = world.on.swap_remove(place);
-                    world.called(state.leave(server, now));
+                    world.change(&mut state, |state| state.leave(server, now));
                 }
                 Step::GiveUp(place) => {
                     if let Some(ticket) = world.waiting.keys().nth(place).copied() {
@@ -304,8 +334,8 @@ proptest! {
                         state.cancel(ticket);
                     }
                 }
-                Step::Checked(server, good) => world.called(state.checked(server, good, now)),
-                Step::Observed(server, good) => world.called(state.observed(server, good, now)),
+                Step::Checked(server, good) => world.change(&mut state, |state| state.checked(server, good, now)),
+                Step::Observed(server, good) => world.change(&mut state, |state| state.observed(server, good, now)),
                 Step::Later(seconds) => now += Duration::from_secs(seconds),
                 Step::Leave(_) => {}
             }
