@@ -30,7 +30,8 @@ pub struct Server {
     #[serde(default = "defaults::weight")]
     #[schemars(range(max = 1000))]
     pub weight: u32,
-    /// `true`: it gets requests only while no server that is no backup can take any. `false`: it takes part.
+    /// `true`: it gets requests only while none of the others is up, and those that could reach none of the others. If
+    /// they are up and full, clients wait for them or are answered with 503. `false`: it takes part.
     #[serde(default)]
     pub backup: bool,
     /// Connections and requests at one time; what comes beyond waits in the backend's `queue`. Of a name: for each of the

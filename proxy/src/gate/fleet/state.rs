@@ -118,15 +118,26 @@ impl State {
     }
 
     /// Those that may be tried still. When too few are up, all are used as if they were well; but whoever has met one that
-    /// is not goes to one that is, if there is any. (By connections, those that are dead would all come first.)
+    /// is not goes to one that is, if there is any. (By connections, those that are dead would all come first.) Whoever
+    /// has met all of them goes to a backup that is up: nothing has been asked yet.
     fn left(&self, tried: &[u16], now: Instant) -> Vec<u16> {
         let members = self.chosen.members.iter().copied();
         let left: Vec<u16> = members.filter(|server| !tried.contains(server)).collect();
+        if left.is_empty() && !tried.is_empty() {
+            return self.backups(tried, now);
+        }
         let is_up = |server: &u16| self.standing(*server, now) == Some(Standing::Up);
         match !tried.is_empty() && left.iter().any(is_up) {
             true => left.into_iter().filter(is_up).collect(),
             false => left,
         }
+    }
+
+    /// The backups that are up, but for these.
+    fn backups(&self, tried: &[u16], now: Instant) -> Vec<u16> {
+        let fits = |one: &Seen| one.backup && !one.draining && one.standing == Standing::Up;
+        let up = self.seen(now).into_iter().filter(fits).map(|one| one.server);
+        up.filter(|server| !tried.contains(server)).collect()
     }
 
     /// One more is on a server.

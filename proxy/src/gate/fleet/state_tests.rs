@@ -227,6 +227,29 @@ fn who_waits_for_a_full_server_takes_nobodys_turn_elsewhere() {
     assert_eq!(counts, [20, 20]);
 }
 
+#[test]
+fn who_reaches_nobody_else_reaches_a_backup() {
+    let now = Instant::now();
+    let servers = format!("{TWO}, {{ address = '10.0.0.3:80', backup = true }}, '10.0.0.4:80'");
+    let mut state = state(&servers, "check = { kind = 'tcp', rise = 1, fall = 1 }", now);
+    state.checked(3, false, now);
+    assert_eq!(ask(&mut state, &wish(None, &[0]), now), Answer::Go(1), "there is another");
+    assert_eq!(ask(&mut state, &wish(None, &[0, 1]), now), Answer::Go(2));
+    assert_eq!(ask(&mut state, &wish(None, &[0, 1, 2]), now), Answer::Nobody);
+    state.checked(2, false, now);
+    assert_eq!(ask(&mut state, &wish(None, &[0, 1, 3]), now), Answer::Nobody, "it is down");
+}
+
+#[test]
+fn a_backup_does_not_help_out_who_is_full() {
+    let now = Instant::now();
+    let servers = "{ address = '10.0.0.1:80', max_connections = 1 }, { address = '10.0.0.2:80', backup = true }";
+    let mut state = state(servers, "queue = { length = 1 }", now);
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(0));
+    assert!(matches!(ask(&mut state, &wish(None, &[]), now), Answer::Wait(_)));
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Full);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Ask(Option<u16>),
