@@ -337,7 +337,8 @@ impl State {
     fn candidates(&self, of: &[u16], now: Instant) -> Vec<Candidate> {
         let candidate = |index: &u16| {
             let server = self.servers.get(index).filter(|server| server.has_room())?;
-            let share = share(server.health.up_since(), now, self.slow_start);
+            // In a panic all are used as if they were well: one that is left out would be up only in time to come.
+            let share = if self.chosen.panic { 1.0 } else { share(server.health.up_since(), now, self.slow_start) };
             Some(Candidate { server: *index, weight: f64::from(server.site.weight) * share, live: server.live })
         };
         of.iter().filter_map(candidate).collect()

@@ -250,6 +250,24 @@ fn a_backup_does_not_help_out_who_is_full() {
     assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Full);
 }
 
+#[test]
+fn in_a_panic_who_is_left_out_has_a_whole_share() {
+    let now = Instant::now();
+    let more = "check = { kind = 'tcp', rise = 1, fall = 1 }\nslow_start = '100s'\n\
+                ejection = { failures = 1, time = '10s', min_up = 0.5 }";
+    let mut state = state(&format!("{TWO}, '10.0.0.3:80'"), more, now);
+    state.observed(0, false, now);
+    state.checked(1, false, now);
+    assert!(state.chosen.panic);
+    assert_eq!(state.chosen.members, [0, 2]);
+    let mut counts = [0u32; 3];
+    for _ in 0..20 {
+        let Answer::Go(server) = ask(&mut state, &wish(None, &[]), now) else { panic!() };
+        counts[usize::from(server)] += 1;
+    }
+    assert_eq!(counts, [10, 0, 10]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Ask(Option<u16>),
