@@ -138,7 +138,7 @@ impl Health {
 
     /// Leaves it out from now on, for a while.
     pub(in crate::gate) fn eject(&mut self, now: Instant) {
-        let doublings = self.last.map_or(0, |last| last.next_doublings(now));
+        let doublings = self.last.map_or(0, |last| last.next_doublings(now, self.rules.max_time));
         let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
         let length = self.rules.time.saturating_mul(factor).min(self.rules.max_time);
         self.last = Some(Ejected { until: after(now, length), length, doublings, good_since: None });
@@ -168,11 +168,11 @@ impl Health {
 
 impl Ejected {
     /// One more than before, and one less for each time that it was good for as long as it had been out.
-    fn next_doublings(&self, now: Instant) -> u32 {
+    fn next_doublings(&self, now: Instant, max_time: Duration) -> u32 {
         let good = self.good_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let forgiven = good.as_nanos() / self.length.as_nanos().max(1);
-        // 31 doublings: beyond any maximum already, and the count need not grow without end.
-        let more = self.doublings.min(30) + 1;
+        // What did not make it longer need not be forgiven either. 31 doublings: beyond any maximum already.
+        let more = if self.length < max_time { self.doublings.min(30) + 1 } else { self.doublings };
         more.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX))
     }
 }

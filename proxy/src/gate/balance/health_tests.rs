@@ -117,6 +117,18 @@ fn time_without_failures_is_forgiveness() {
 }
 
 #[test]
+fn forgiveness_takes_no_longer_for_having_been_out_long() {
+    let mut now = Instant::now();
+    let mut health = Health::new(rules(false), Found::AtStart, now);
+    for _ in 0..40 {
+        now += Duration::from_secs(eject(&mut health, now));
+    }
+    assert!(!health.observed(true, now));
+    // Three doublings led to 80 s, and each of them is forgiven.
+    assert_eq!(eject(&mut health, now + 3 * 80 * SECOND), 10);
+}
+
+#[test]
 fn checks_do_not_end_an_ejection_and_coming_up_begins_anew() {
     let now = Instant::now();
     let mut health = Health::new(rules(true), Found::AtStart, now);
