@@ -115,13 +115,14 @@ impl Health {
         }
     }
 
-    /// A client's connection to it could be used, or could not. Returns whether it should be ejected: if
-    /// [`super::tiers::may_eject`] allows it, [`Health::eject`] follows.
+    /// A client's request, which began at `since`, has shown that it is well, or is not. Returns whether it should be
+    /// ejected: if [`super::tiers::may_eject`] allows it, [`Health::eject`] follows.
     ///
-    /// What ends while it is out says nothing: it began before, or went there for lack of another.
+    /// What began before it came up, or back, says nothing of it: it was on its way already, or went there for lack of
+    /// another.
     #[must_use]
-    pub(in crate::gate) fn observed(&mut self, ok: bool, now: Instant) -> bool {
-        if self.standing(now) != Standing::Up || self.rules.failures == 0 {
+    pub(in crate::gate) fn observed(&mut self, ok: bool, since: Instant, now: Instant) -> bool {
+        if self.standing(now) != Standing::Up || !self.speaks(since) || self.rules.failures == 0 {
             return false;
         }
         if ok {
@@ -153,6 +154,11 @@ impl Health {
             Checked::Up if self.ejected_until().is_some_and(|until| now < until) => Standing::Ejected,
             Checked::Up => Standing::Up,
         }
+    }
+
+    /// Whether what began then says something of it as it is.
+    fn speaks(&self, since: Instant) -> bool {
+        self.up_since().is_none_or(|up| since >= up)
     }
 
     /// When its last ejection ends, or ended; if that is to come, its standing may change by itself then.

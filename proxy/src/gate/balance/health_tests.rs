@@ -8,7 +8,7 @@ fn rules(checks: bool) -> Rules {
 }
 
 fn fail(health: &mut Health, times: usize, now: Instant) -> Vec<bool> {
-    (0..times).map(|_| health.observed(false, now)).collect()
+    (0..times).map(|_| health.observed(false, now, now)).collect()
 }
 
 /// Ejects it now, and returns for how many seconds.
@@ -62,7 +62,7 @@ fn servers_begin_as_they_were_found() {
     assert_eq!((found.standing(now), found.up_since()), (Standing::Up, Some(now)));
     let mut unproven = new(true, Found::Later);
     assert_eq!(unproven.standing(now), Standing::New);
-    assert!(!unproven.observed(false, now) && unproven.standing(now) == Standing::New);
+    assert!(!unproven.observed(false, now, now) && unproven.standing(now) == Standing::New);
     unproven.checked(true, now + SECOND);
     assert_eq!((unproven.standing(now), unproven.up_since()), (Standing::Up, Some(now + SECOND)));
 }
@@ -72,14 +72,35 @@ fn failures_in_a_row_ask_for_ejection() {
     let now = Instant::now();
     let mut health = Health::new(rules(false), Found::AtStart, now);
     assert_eq!(fail(&mut health, 2, now), [false, false]);
-    assert!(!health.observed(true, now));
+    assert!(!health.observed(true, now, now));
     assert_eq!(fail(&mut health, 4, now), [false, false, true, true], "not granted, it asks again");
     assert_eq!(health.standing(now), Standing::Up);
     assert_eq!(eject(&mut health, now), 10);
     // What was on its way says nothing.
-    assert!(!health.observed(true, now + SECOND));
+    assert!(!health.observed(true, now + SECOND, now + SECOND));
     assert_eq!(fail(&mut health, 9, now + SECOND), [false; 9]);
     assert_eq!(health.up_since(), Some(now + 10 * SECOND));
+}
+
+#[test]
+fn what_began_before_it_came_back_says_nothing() {
+    let now = Instant::now();
+    let back = now + 10 * SECOND;
+    let mut health = Health::new(rules(true), Found::AtStart, now);
+    assert_eq!(eject(&mut health, now), 10);
+    for since in [now, back - SECOND] {
+        // Neither the failure nor the success of a request that was on its way for long.
+        assert!(!health.observed(false, since, back) && !health.observed(true, since, back + SECOND));
+    }
+    assert!(health.observed(false, back, back + SECOND), "it is on probation still");
+    // Nor does what went there while its checks were bad.
+    let mut health = Health::new(rules(true), Found::AtStart, now);
+    (0..3).for_each(|_| health.checked(false, now));
+    (0..2).for_each(|_| health.checked(true, back));
+    for _ in 0..9 {
+        assert!(!health.observed(false, now + SECOND, back + SECOND));
+    }
+    assert_eq!(fail(&mut health, 3, back), [false, false, true]);
 }
 
 #[test]
@@ -94,7 +115,7 @@ fn on_probation_one_result_is_enough() {
     // However long nobody has come: without a success there is no pardon.
     now += 10_000 * SECOND;
     assert_eq!(fail(&mut health, 1, now), [true]);
-    assert!(!health.observed(true, now));
+    assert!(!health.observed(true, now, now));
     assert_eq!(fail(&mut health, 3, now), [false, false, true]);
 }
 
@@ -109,9 +130,9 @@ fn time_without_failures_is_forgiveness() {
             assert_eq!(eject(&mut health, now), u64::from(length));
             now += length * SECOND;
         }
-        assert!(!health.observed(true, now));
+        assert!(!health.observed(true, now, now));
         now += good * SECOND;
-        assert!(!health.observed(true, now), "it counts from the first success on");
+        assert!(!health.observed(true, now, now), "it counts from the first success on");
         assert_eq!(eject(&mut health, now), next, "after {good} s");
     }
 }
@@ -123,7 +144,7 @@ fn forgiveness_takes_no_longer_for_having_been_out_long() {
     for _ in 0..40 {
         now += Duration::from_secs(eject(&mut health, now));
     }
-    assert!(!health.observed(true, now));
+    assert!(!health.observed(true, now, now));
     // Three doublings led to 80 s, and each of them is forgiven.
     assert_eq!(eject(&mut health, now + 3 * 80 * SECOND), 10);
 }
@@ -165,5 +186,5 @@ fn no_count_and_no_time_overflows() {
     assert_eq!(health.standing(now + 99 * 365 * 86_400 * SECOND), Standing::Ejected);
     let mut health = Health::new(Rules { time: Duration::ZERO, ..rules(false) }, Found::AtStart, now);
     (0..100).for_each(|_| health.eject(now));
-    assert!(!health.observed(true, now) && health.standing(now) == Standing::Up);
+    assert!(!health.observed(true, now, now) && health.standing(now) == Standing::Up);
 }

@@ -143,7 +143,7 @@ impl World {
         if event % 4 < 2 {
             health.checked(ok, now);
             self.only_ejections &= ok;
-        } else if health.observed(ok, now) && may_eject(&seen, (event / 4) as u16, self.min_up) {
+        } else if health.observed(ok, now, now) && may_eject(&seen, (event / 4) as u16, self.min_up) {
             health.eject(now);
         }
     }

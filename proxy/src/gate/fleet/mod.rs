@@ -58,6 +58,8 @@ struct Inner {
 pub(super) struct Berth {
     fleet: Arc<Fleet>,
     server: u16,
+    /// When it was given.
+    since: Instant,
     /// The keeper has the pair now: the place is taken until the keeper says that the pair has ended.
     handed_over: bool,
 }
@@ -154,7 +156,7 @@ impl Fleet {
         self.change(|inner, now| {
             let (answer, called) = inner.state.ask(wish, now);
             let asked = match answer {
-                Answer::Go(server) => Asked::Berth(self.berth(server)),
+                Answer::Go(server) => Asked::Berth(self.berth(server, now)),
                 Answer::Nobody => Asked::Refused(Refusal::NoServer),
                 Answer::Full => Asked::Refused(Refusal::ServersFull),
                 Answer::Wait(ticket) => {
@@ -167,16 +169,19 @@ impl Fleet {
         })
     }
 
-    fn berth(self: &Arc<Self>, server: u16) -> Berth {
-        Berth { fleet: self.clone(), server, handed_over: false }
+    fn berth(self: &Arc<Self>, server: u16, since: Instant) -> Berth {
+        Berth { fleet: self.clone(), server, since, handed_over: false }
     }
 
     /// Changes the state, and calls those who need not wait any more.
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Inner, Instant) -> (T, Called)) -> T {
         let mut inner = self.lock();
-        let (result, called) = change(&mut inner, Instant::now());
-        let called: Vec<_> =
-            called.into_iter().map(|(ticket, server)| (inner.waiting.remove(&ticket), self.berth(server))).collect();
+        let now = Instant::now();
+        let (result, called) = change(&mut inner, now);
+        let called: Vec<_> = called
+            .into_iter()
+            .map(|(ticket, server)| (inner.waiting.remove(&ticket), self.berth(server, now)))
+            .collect();
         drop(inner);
         for (sender, berth) in called {
             // Whoever has gone meanwhile leaves the place behind: it is dropped, for which the lock must be free.
@@ -331,7 +336,7 @@ impl Berth {
     /// What a client's request has shown: that the server is well, or why it is not.
     fn observed(&self, wrong: Option<String>) {
         let good = wrong.is_none();
-        self.fleet.judge(self.server, wrong, |state, now| state.observed(self.server, good, now));
+        self.fleet.judge(self.server, wrong, |state, now| state.observed(self.server, self.since, good, now));
     }
 }
 

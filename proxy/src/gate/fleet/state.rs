@@ -253,11 +253,11 @@ impl State {
         self.servers.insert(found.server, Server::new(site, presence, health));
     }
 
-    /// A server has done what a client's request asked, or has not.
-    pub(in crate::gate) fn observed(&mut self, index: u16, good: bool, now: Instant) -> Called {
+    /// A server has done what a client's request asked, or has not. It was sent there at `since`.
+    pub(in crate::gate) fn observed(&mut self, index: u16, since: Instant, good: bool, now: Instant) -> Called {
         let Some(server) = self.servers.get_mut(&index) else { return Called::new() };
         server.failed += u64::from(!good);
-        let should = server.health.observed(good, now);
+        let should = server.health.observed(good, since, now);
         let may = should && may_eject(&self.seen(now), index, self.min_up);
         if let Some(server) = self.servers.get_mut(&index).filter(|_| may) {
             server.health.eject(now);

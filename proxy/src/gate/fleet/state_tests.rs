@@ -199,11 +199,11 @@ fn a_server_that_fails_is_left_out_and_comes_back() {
     let mut state = state(TWO, "ejection = { failures = 3, time = '10s' }", now);
     for _ in 0..3 {
         assert_eq!(state.standing(0, now), Some(Standing::Up));
-        state.observed(0, false, now);
+        state.observed(0, now, false, now);
     }
     assert_eq!(state.standing(0, now), Some(Standing::Ejected));
     for _ in 0..3 {
-        state.observed(1, false, now);
+        state.observed(1, now, false, now);
     }
     assert_eq!(state.standing(1, now), Some(Standing::Up), "somebody must serve");
     assert_eq!(ask(&mut state, &wish(Some(0), &[]), now), Answer::Go(1));
@@ -221,7 +221,7 @@ fn who_waits_for_a_full_server_takes_nobodys_turn_elsewhere() {
     for _ in 0..40 {
         let Answer::Go(server) = ask(&mut state, &wish(None, &[]), now) else { panic!() };
         counts[usize::from(server)] += 1;
-        assert!(state.observed(server, true, now).is_empty());
+        assert!(state.observed(server, now, true, now).is_empty());
         assert!(state.leave(server, now).is_empty());
     }
     assert_eq!(counts, [20, 20]);
@@ -256,7 +256,7 @@ fn in_a_panic_who_is_left_out_has_a_whole_share() {
     let more = "check = { kind = 'tcp', rise = 1, fall = 1 }\nslow_start = '100s'\n\
                 ejection = { failures = 1, time = '10s', min_up = 0.5 }";
     let mut state = state(&format!("{TWO}, '10.0.0.3:80'"), more, now);
-    state.observed(0, false, now);
+    state.observed(0, now, false, now);
     state.checked(1, false, now);
     assert!(state.chosen.panic);
     assert_eq!(state.chosen.members, [0, 2]);
@@ -376,7 +376,7 @@ proptest! {
                     }
                 }
                 Step::Checked(server, good) => world.change(&mut state, |state| state.checked(server, good, now)),
-                Step::Observed(server, good) => world.change(&mut state, |state| state.observed(server, good, now)),
+                Step::Observed(server, good) => world.change(&mut state, |state| state.observed(server, now, good, now)),
                 Step::Later(seconds) => now += Duration::from_secs(seconds),
                 Step::Leave(_) => {}
             }
