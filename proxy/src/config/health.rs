@@ -82,7 +82,7 @@ pub struct Ejection {
     /// moments. 0: never.
     #[schemars(extend("x-unit" = "failures"))]
     pub failures: u32,
-    /// For how long, the first time. Then it is tried again: the first failure leaves it out again, for twice as long as
+    /// For how long, the first time. Then it is tried again, by one request at a time: the first failure leaves it out again, for twice as long as
     /// last time. A success makes it one like the others, and each time that it lasts as long as it was out takes one
     /// doubling back. 10 s: what a restart takes.
     #[serde(with = "duration")]

@@ -133,8 +133,7 @@ impl Health {
             return false;
         }
         self.failures = self.failures.saturating_add(1);
-        let probation = self.last.is_some_and(|last| last.good_since.is_none());
-        probation || self.failures >= self.rules.failures
+        self.on_probation(now) || self.failures >= self.rules.failures
     }
 
     /// Leaves it out from now on, for a while.
@@ -156,8 +155,13 @@ impl Health {
         }
     }
 
+    /// It is back from an ejection, and nothing has been a success yet.
+    pub(in crate::gate) fn on_probation(&self, now: Instant) -> bool {
+        self.standing(now) == Standing::Up && self.last.is_some_and(|last| last.good_since.is_none())
+    }
+
     /// Whether what began then says something of it as it is.
-    fn speaks(&self, since: Instant) -> bool {
+    pub(in crate::gate) fn speaks(&self, since: Instant) -> bool {
         self.up_since().is_none_or(|up| since >= up)
     }
 

@@ -347,8 +347,12 @@ fn answers(status: StatusCode) -> String {
 
 impl Drop for Berth {
     fn drop(&mut self) {
+        // One that the keeper has was answered.
         if !self.handed_over {
-            self.fleet.left(self.server);
+            self.fleet.change(|Inner { state, .. }, now| {
+                state.settle(self.server, self.since);
+                ((), state.leave(self.server, now))
+            });
         }
     }
 }

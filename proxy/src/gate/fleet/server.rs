@@ -13,6 +13,8 @@ pub(in crate::gate) struct Server {
     /// Connections and requests on it.
     pub(in crate::gate) live: u32,
     pub(in crate::gate) health: Health,
+    /// When the requests began that were sent there on probation, and have no answer yet.
+    trials: Vec<Instant>,
     /// How often it was picked, and how often it failed whoever it was picked for.
     pub(in crate::gate) picked: u64,
     pub(in crate::gate) failed: u64,
@@ -51,7 +53,28 @@ impl Server {
     }
 
     pub(super) fn new(site: Site, presence: Presence, health: Health) -> Self {
-        Self { site: Arc::new(site), presence, live: 0, health, picked: 0, failed: 0 }
+        Self { site: Arc::new(site), presence, live: 0, health, trials: Vec::new(), picked: 0, failed: 0 }
+    }
+
+    /// One request or connection more is on it.
+    pub(super) fn sit(&mut self, now: Instant) {
+        self.live += 1;
+        self.picked += 1;
+        if self.health.on_probation(now) {
+            self.trials.push(now);
+        }
+    }
+
+    /// A request that began then has its answer, or wants none any more.
+    pub(super) fn settle(&mut self, since: Instant) {
+        if let Some(place) = self.trials.iter().position(|trial| *trial == since) {
+            self.trials.swap_remove(place);
+        }
+    }
+
+    /// It is on probation, and somebody is finding out already whether it is well.
+    pub(super) fn on_trial(&self, now: Instant) -> bool {
+        self.health.on_probation(now) && self.trials.iter().any(|since| self.health.speaks(*since))
     }
 
     /// The word in the metrics.

@@ -103,7 +103,7 @@ impl State {
         };
         match picked {
             Some(server) => {
-                self.sit(server);
+                self.sit(server, now);
                 Answer::Go(server)
             }
             // Who has tried one server is not made to wait for the others.
@@ -122,14 +122,24 @@ impl State {
     /// has met all of them goes to a backup that is up: nothing has been asked yet.
     fn left(&self, tried: &[u16], now: Instant) -> Vec<u16> {
         let members = self.chosen.members.iter().copied();
-        let left: Vec<u16> = members.filter(|server| !tried.contains(server)).collect();
+        let mut left: Vec<u16> = members.filter(|server| !tried.contains(server)).collect();
         if left.is_empty() && !tried.is_empty() {
-            return self.backups(tried, now);
+            left = self.backups(tried, now);
         }
         let is_up = |server: &u16| self.standing(*server, now) == Some(Standing::Up);
-        match !tried.is_empty() && left.iter().any(is_up) {
-            true => left.into_iter().filter(is_up).collect(),
-            false => left,
+        if !tried.is_empty() && left.iter().any(is_up) {
+            left.retain(is_up);
+        }
+        self.without_trials(left, now)
+    }
+
+    /// These without servers on probation that have not answered yet, unless none of the others has room. One that hangs
+    /// has the fewest connections when it is back, and would get everybody until it is found out.
+    fn without_trials(&self, servers: Vec<u16>, now: Instant) -> Vec<u16> {
+        let on_trial = |server: &u16| self.servers.get(server).is_some_and(|server| server.on_trial(now));
+        match servers.iter().any(|server| !on_trial(server) && self.has_room(*server)) {
+            true => servers.into_iter().filter(|server| !on_trial(server)).collect(),
+            false => servers,
         }
     }
 
@@ -141,10 +151,16 @@ impl State {
     }
 
     /// One more is on a server.
-    fn sit(&mut self, server: u16) {
+    fn sit(&mut self, server: u16, now: Instant) {
         if let Some(server) = self.servers.get_mut(&server) {
-            server.live += 1;
-            server.picked += 1;
+            server.sit(now);
+        }
+    }
+
+    /// A request that was sent there at `since` has its answer, or wants none any more.
+    pub(in crate::gate) fn settle(&mut self, server: u16, since: Instant) {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.settle(since);
         }
     }
 
@@ -256,6 +272,7 @@ impl State {
     /// A server has done what a client's request asked, or has not. It was sent there at `since`.
     pub(in crate::gate) fn observed(&mut self, index: u16, since: Instant, good: bool, now: Instant) -> Called {
         let Some(server) = self.servers.get_mut(&index) else { return Called::new() };
+        server.settle(since);
         server.failed += u64::from(!good);
         let should = server.health.observed(good, since, now);
         let may = should && may_eject(&self.seen(now), index, self.min_up);
@@ -351,10 +368,9 @@ impl State {
         if self.queue.len() == 0 {
             return called;
         }
-        let members = self.chosen.members.clone();
-        self.queue.release(&members);
+        self.queue.release(&self.chosen.members);
         loop {
-            let candidates = self.candidates(&members, now);
+            let candidates = self.candidates(&self.left(&[], now), now);
             let fits = |wants: Option<u16>| match wants {
                 Some(own) => self.servers.get(&own).is_some_and(Server::has_room),
                 None => !candidates.is_empty(),
@@ -364,7 +380,7 @@ impl State {
             // would like best was asked when all were full.
             let ask = Ask { key: None, random: [0; 2] };
             let Some(server) = wants.or_else(|| self.balancer.pick(&candidates, &ask)) else { return called };
-            self.sit(server);
+            self.sit(server, now);
             called.push((ticket, server));
         }
     }

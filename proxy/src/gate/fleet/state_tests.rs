@@ -268,6 +268,50 @@ fn in_a_panic_who_is_left_out_has_a_whole_share() {
     assert_eq!(counts, [10, 0, 10]);
 }
 
+#[test]
+fn a_server_on_probation_gets_one_request_at_a_time() {
+    let mut now = Instant::now();
+    let more = "balance = 'least-connections'\nejection = { failures = 1, time = '10s' }";
+    let mut state = state(TWO, more, now);
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(0));
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(1));
+    state.observed(1, now, false, now);
+    for _ in 0..5 {
+        assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(0));
+    }
+    now += Duration::from_secs(10);
+    let tried = now;
+    assert_eq!(ask(&mut state, &wish(None, &[]), tried), Answer::Go(1), "it has the fewest, and is tried");
+    now += Duration::from_secs(1);
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(0), "it has not answered yet");
+    assert_eq!(ask(&mut state, &wish(Some(1), &[]), now), Answer::Go(0), "its own clients do not wait for that");
+    assert_eq!(ask(&mut state, &wish(None, &[0]), now), Answer::Go(1), "there is no other");
+    // Who asked it has gone.
+    for since in [tried, now] {
+        state.settle(1, since);
+        state.leave(1, now);
+    }
+    let tried = now;
+    assert_eq!(ask(&mut state, &wish(None, &[]), tried), Answer::Go(1), "it is tried anew");
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(0));
+    state.observed(1, tried, true, now);
+    for _ in 0..4 {
+        assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(1), "it is one like the others");
+    }
+}
+
+#[test]
+fn who_finds_only_servers_on_probation_goes_there() {
+    let mut now = Instant::now();
+    let servers = "{ address = '10.0.0.1:80', max_connections = 1 }, '10.0.0.2:80'";
+    let mut state = state(servers, "ejection = { failures = 1, time = '10s' }\nqueue = { length = 9 }", now);
+    state.observed(1, now, false, now);
+    now += Duration::from_secs(10);
+    assert_eq!(ask(&mut state, &wish(Some(1), &[]), now), Answer::Go(1));
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(0));
+    assert_eq!(ask(&mut state, &wish(None, &[]), now), Answer::Go(1), "the other is full");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Ask(Option<u16>),
