@@ -83,10 +83,11 @@ pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
     }
 }
 
-/// Takes new servers into the plan, and those that are no more out of it.
+/// Takes new servers into the plan, and those that are no more out of it. For one that only has another weight nothing
+/// changes.
 fn revise(plan: &mut Plan, fleet: &Fleet, first: impl Fn(&Site) -> Instant) {
     let sites = fleet.sites();
-    plan.retain(|server, planned| sites.iter().any(|(index, now)| index == server && *now == planned.site));
+    plan.retain(|server, planned| sites.iter().any(|(index, now)| index == server && now.is_same(&planned.site)));
     for (server, site) in sites {
         plan.entry(server).or_insert_with(|| Planned { due: Some(first(&site)), site });
     }
@@ -95,7 +96,7 @@ fn revise(plan: &mut Plan, fleet: &Fleet, first: impl Fn(&Site) -> Instant) {
 /// Takes a result, and plans the next check of that server, if it still is where it was asked.
 fn conclude(plan: &mut Plan, fleet: &Arc<Fleet>, check: &Check, checked: Checked) {
     let Checked { server, site, began, result } = checked;
-    let Some(planned) = plan.get_mut(&server).filter(|planned| planned.site == site) else { return };
+    let Some(planned) = plan.get_mut(&server).filter(|planned| planned.site.is_same(&site)) else { return };
     planned.due = Some(next_check(began, check.interval, check.jitter.get(), rand::random()));
     if !matches!(result, Ok(false)) {
         fleet.checked(server, &site, result.map(drop));
@@ -200,3 +201,7 @@ async fn part(answer: Answer) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

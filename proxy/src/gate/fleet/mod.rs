@@ -202,7 +202,7 @@ impl Fleet {
 
     /// A check of a server has ended. If another server has its index by now, that says nothing.
     fn checked(self: &Arc<Self>, server: u16, site: &Site, result: anyhow::Result<()>) {
-        let same = |now: &Server| now.site.address == site.address && now.site.entry == site.entry;
+        let same = |now: &Server| now.site.is_same(site);
         if !self.lock().state.server(server).is_some_and(same) {
             return;
         }

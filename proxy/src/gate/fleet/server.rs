@@ -46,6 +46,13 @@ pub(in crate::gate) struct Site {
     pub(in crate::gate) most: u32,
 }
 
+impl Site {
+    /// Whether this is the same server. It may get more or less than before.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (&self.address, &self.host, self.entry) == (&other.address, &other.host, other.entry)
+    }
+}
+
 impl Server {
     /// It is in the configuration, or a name stands for it now.
     pub(in crate::gate) fn listed(&self) -> bool {

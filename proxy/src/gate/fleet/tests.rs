@@ -8,7 +8,7 @@ use crate::gate::balance::Ask;
 
 const ANY: Wish<'_> = Wish { ask: Ask { key: None, random: [0; 2] }, kept: None, tried: &[] };
 
-fn fleet(servers: &str, more: &str) -> Arc<Fleet> {
+pub(super) fn fleet(servers: &str, more: &str) -> Arc<Fleet> {
     let text = format!(
         "[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nbackend = \"app\"\n\
          [[backend]]\nname = \"app\"\nservers = [{servers}]\n{more}\n"
