@@ -24,7 +24,7 @@ use self::queue::Ticket;
 use self::server::Server;
 pub(super) use self::server::Site;
 pub(super) use self::state::Wish;
-use self::state::{Answer, Called, State};
+use self::state::{Answer, Called, News, State};
 use super::balance::health::Standing;
 use super::balance::key::KeyOf;
 use super::policy::Subject;
@@ -177,12 +177,14 @@ impl Fleet {
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Inner, Instant) -> (T, Called)) -> T {
         let mut inner = self.lock();
         let now = Instant::now();
+        let by_time = inner.state.news(now);
         let (result, called) = change(&mut inner, now);
         let called: Vec<_> = called
             .into_iter()
             .map(|(ticket, server)| (inner.waiting.remove(&ticket), self.berth(server, now)))
             .collect();
         drop(inner);
+        by_time.iter().for_each(|news| self.tell(news, None));
         for (sender, berth) in called {
             // Whoever has gone meanwhile leaves the place behind: it is dropped, for which the lock must be free.
             let _left = sender.map(|sender| sender.send(berth));
@@ -212,25 +214,30 @@ impl Fleet {
             Some(why) => tracing::debug!(backend, server = address, why, "a check failed"),
             None => tracing::debug!(backend, server = address, "a check was good"),
         }
-        self.judge(server, why, |state, now| state.checked(server, result.is_ok(), now));
+        self.judge(why.as_deref(), |state, now| state.checked(server, result.is_ok(), now));
     }
 
     /// Changes what a server is good for, and says so if it is something else now, and why.
-    fn judge(self: &Arc<Self>, server: u16, why: Option<String>, change: impl FnOnce(&mut State, Instant) -> Called) {
+    fn judge(self: &Arc<Self>, why: Option<&str>, change: impl FnOnce(&mut State, Instant) -> Called) {
         let news = self.change(|Inner { state, .. }, now| {
-            let before = state.standing(server, now);
             let called = change(state, now);
-            let after = state.standing(server, now);
-            (after.filter(|_| after != before).zip(state.server(server).map(|server| server.site.clone())), called)
+            (state.news(now), called)
         });
-        let Some((standing, site)) = news else { return };
-        let (backend, server) = (&self.settings.name, site.address.to_string());
-        match standing {
+        news.iter().for_each(|news| self.tell(news, why));
+    }
+
+    /// For the log.
+    fn tell(&self, news: &News, why: Option<&str>) {
+        let (backend, server) = (&self.settings.name, news.site.address.to_string());
+        match news.now {
+            Standing::Up if news.before == Standing::Ejected => {
+                tracing::info!(backend, server, "a server that was left out is tried again");
+            }
             Standing::Up => tracing::info!(backend, server, "a server is up"),
             Standing::New => {}
             Standing::Down => tracing::warn!(backend, server, why, "a server is down, by its checks"),
             Standing::Ejected => {
-                tracing::warn!(backend, server, why, "a server is left out for a while: requests to it failed")
+                tracing::warn!(backend, server, why, "a server is left out for a while: requests to it failed");
             }
         }
     }
@@ -274,8 +281,8 @@ impl Fleet {
     }
 
     /// For the metrics.
-    pub(super) fn row(&self) -> BackendRow {
-        self.lock().state.row(&self.settings.name, Instant::now())
+    pub(super) fn row(self: &Arc<Self>) -> BackendRow {
+        self.change(|inner, now| (inner.state.row(&self.settings.name, now), Called::new()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -336,7 +343,7 @@ impl Berth {
     /// What a client's request has shown: that the server is well, or why it is not.
     fn observed(&self, wrong: Option<String>) {
         let good = wrong.is_none();
-        self.fleet.judge(self.server, wrong, |state, now| state.observed(self.server, self.since, good, now));
+        self.fleet.judge(wrong.as_deref(), |state, now| state.observed(self.server, self.since, good, now));
     }
 }
 

@@ -13,6 +13,8 @@ pub(in crate::gate) struct Server {
     /// Connections and requests on it.
     pub(in crate::gate) live: u32,
     pub(in crate::gate) health: Health,
+    /// How it stood when that was last asked for news.
+    told: Option<Standing>,
     /// When the requests began that were sent there on probation, and have no answer yet.
     trials: Vec<Instant>,
     /// How often it was picked, and how often it failed whoever it was picked for.
@@ -60,7 +62,7 @@ impl Server {
     }
 
     pub(super) fn new(site: Site, presence: Presence, health: Health) -> Self {
-        Self { site: Arc::new(site), presence, live: 0, health, trials: Vec::new(), picked: 0, failed: 0 }
+        Self { site: Arc::new(site), presence, live: 0, health, told: None, trials: Vec::new(), picked: 0, failed: 0 }
     }
 
     /// One request or connection more is on it.
@@ -82,6 +84,18 @@ impl Server {
     /// It is on probation, and somebody is finding out already whether it is well.
     pub(super) fn on_trial(&self, now: Instant) -> bool {
         self.health.on_probation(now) && self.trials.iter().any(|since| self.health.speaks(*since))
+    }
+
+    /// It is found anew.
+    pub(super) fn begin(&mut self, health: Health) {
+        (self.health, self.told) = (health, None);
+    }
+
+    /// How it stood before and stands now, if that is not the same.
+    pub(super) fn news(&mut self, now: Instant) -> Option<(Standing, Standing)> {
+        let standing = self.health.standing(now);
+        let before = self.told.replace(standing).filter(|before| *before != standing)?;
+        Some((before, standing))
     }
 
     /// The word in the metrics.

@@ -56,6 +56,13 @@ pub(in crate::gate) enum Answer {
     Full,
 }
 
+/// A server that stands otherwise than it did.
+pub(in crate::gate) struct News {
+    pub(in crate::gate) site: Arc<Site>,
+    pub(in crate::gate) before: Standing,
+    pub(in crate::gate) now: Standing,
+}
+
 /// Who need not wait any more, and has a place on this server.
 pub(in crate::gate) type Called = Vec<(Ticket, u16)>;
 
@@ -235,7 +242,7 @@ impl State {
             };
             if !server.listed() {
                 let origin = if first { Origin::AtStart } else { Origin::Later };
-                server.health = Health::new(self.rules, origin, now);
+                server.begin(Health::new(self.rules, origin, now));
             }
             server.presence = Presence::Listed;
             if server.site != **site {
@@ -293,6 +300,16 @@ impl State {
     /// What a server is good for.
     pub(in crate::gate) fn standing(&self, index: u16, now: Instant) -> Option<Standing> {
         self.servers.get(&index).map(|server| server.health.standing(now))
+    }
+
+    /// Which servers stand otherwise than when this was last asked. Ejections end by time alone.
+    pub(in crate::gate) fn news(&mut self, now: Instant) -> Vec<News> {
+        let listed = self.servers.values_mut().filter(|server| server.listed());
+        let news = listed.filter_map(|server| {
+            let (before, standing) = server.news(now)?;
+            Some(News { site: server.site.clone(), before, now: standing })
+        });
+        news.collect()
     }
 
     /// How the servers stand that are in the configuration, or that names stand for.
