@@ -1,5 +1,6 @@
 //! `GET /metrics`: the counters of live and ended pairs in the OpenMetrics text format.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -54,7 +55,10 @@ struct Page {
 }
 
 impl Page {
-    fn new(snapshot: &Snapshot, of_gate: PageOfGate) -> Self {
+    fn new(snapshot: &Snapshot, mut of_gate: PageOfGate) -> Self {
+        for backend in &mut of_gate.backends {
+            backend.servers = merged(std::mem::take(&mut backend.servers));
+        }
         let (mut live, mut by_engine) = ([0; Engine::ALL.len()], snapshot.ended);
         for row in &snapshot.pairs {
             let place = Engine::ALL.iter().position(|engine| *engine == row.engine).unwrap_or_default();
@@ -206,8 +210,28 @@ impl Page {
     }
 }
 
-/// The states that a server can be in.
-const STATES: [&str; 6] = ["up", "new", "down", "ejected", "draining", "gone"];
+/// The states that a server can be in, the best first.
+const STATES: [&str; 6] = ["up", "new", "ejected", "down", "draining", "gone"];
+
+/// One row for each address, for there is one series of it: what several entries of the configuration have there is
+/// summed up, and the best of their states is shown.
+fn merged(rows: Vec<ServerRow>) -> Vec<ServerRow> {
+    let rank = |row: &ServerRow| STATES.iter().position(|state| *state == row.state);
+    let mut merged = BTreeMap::<String, ServerRow>::new();
+    for row in rows {
+        let Some(sum) = merged.get_mut(&row.address) else {
+            merged.insert(row.address.clone(), row);
+            continue;
+        };
+        sum.connections += row.connections;
+        sum.picks += row.picks;
+        sum.failures += row.failures;
+        if rank(&row) < rank(sum) {
+            sum.state = row.state;
+        }
+    }
+    merged.into_values().collect()
+}
 
 impl Page {
     fn servers(&self) -> impl Iterator<Item = ([(&'static str, &str); 2], &ServerRow)> {

@@ -100,3 +100,32 @@ fn live_and_ended_pairs_are_summed() {
         assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
     }
 }
+
+#[test]
+fn an_address_that_two_entries_give_is_one_server() {
+    let row = |address: &str, state, connections| ServerRow {
+        address: address.into(),
+        state,
+        connections,
+        picks: 10 * connections,
+        failures: 100 * connections,
+    };
+    let servers = vec![row("10.0.0.1:80", "ejected", 1), row("10.0.0.2:80", "gone", 5), row("10.0.0.1:80", "up", 2)];
+    let backend = |name: &str| BackendRow { name: name.into(), waiting: 0, panic: false, servers: servers.clone() };
+    let page = PageOfGate { backends: vec![backend("app"), backend("other")], ..PageOfGate::default() };
+    let text = render(&Snapshot::default(), page).unwrap();
+    let series: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    for series in series.iter().filter(|series| series.starts_with("sluice_server")) {
+        assert_eq!(text.lines().filter(|line| line.split(' ').next() == Some(*series)).count(), 1, "{series}");
+    }
+    for line in [
+        "sluice_server_connections{backend=\"app\",server=\"10.0.0.1:80\"} 3",
+        "sluice_server_connections{backend=\"other\",server=\"10.0.0.2:80\"} 5",
+        "sluice_server_state{backend=\"app\",server=\"10.0.0.1:80\",state=\"up\"} 1",
+        "sluice_server_state{backend=\"app\",server=\"10.0.0.1:80\",state=\"ejected\"} 0",
+        "sluice_server_picks_total{backend=\"app\",server=\"10.0.0.1:80\"} 30",
+        "sluice_server_failures_total{backend=\"app\",server=\"10.0.0.1:80\"} 300",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+    }
+}

@@ -268,6 +268,11 @@ impl Fleet {
         self.lock().state.knows(entry)
     }
 
+    /// See [`State::shared`].
+    fn shared(&self, entry: u16) -> Option<Address> {
+        self.lock().state.shared(entry).cloned()
+    }
+
     /// Waits until names stand for other servers.
     async fn relisted(&self) {
         self.relisted.notified().await;

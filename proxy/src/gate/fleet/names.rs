@@ -93,14 +93,21 @@ impl Name {
         let count = answer.servers.len();
         let trouble = match adopt(gate, self, server, answer.servers, partial).await {
             Err(error) => Some(("the keeper cannot be told of a name's servers", error.to_string())),
-            Ok(placed) if placed < count => {
+            Ok((placed, _)) if placed < count => {
                 let error = format!("it names {count} servers; a backend has room for {MOST_FOUND} that are found");
                 Some(("a name stands for more servers than are used", error))
             }
             Ok(_) if partial => answer
                 .trouble
                 .map(|error| ("a part of a name cannot be looked up; the servers that were there stay", error)),
-            Ok(_) => answer.trouble.map(|error| ("a part of a name's servers has no address", error)),
+            Ok((_, shared)) => match (answer.trouble, shared) {
+                (Some(error), _) => Some(("a part of a name's servers has no address", error)),
+                (None, Some(address)) => {
+                    let error = format!("{address} counts by each of them, as if it were several servers");
+                    Some(("a server of a name is in the backend's servers by another entry as well", error))
+                }
+                (None, None) => None,
+            },
         };
         Asked { due, trouble: trouble.map(|(what, error)| Trouble { what, error }) }
     }
@@ -114,9 +121,16 @@ async fn look_up(address: ServerAddress, settings: Dns) -> anyhow::Result<resolv
 }
 
 /// These are the servers of the name from now on, and if they are only a `part`, those that it has had as well. Returns
-/// for how many there was room. Cancel safe: what has been done is not undone, and is done again.
-async fn adopt(gate: &Gate, name: &Name, settings: &Server, named: Vec<Named>, part: bool) -> std::io::Result<usize> {
-    let Some(fleet) = gate.fleet(name.backend) else { return Ok(0) };
+/// for how many there was room, and one that another entry has as well. Cancel safe: what has been done is not undone,
+/// and is done again.
+async fn adopt(
+    gate: &Gate,
+    name: &Name,
+    settings: &Server,
+    named: Vec<Named>,
+    part: bool,
+) -> std::io::Result<(usize, Option<Address>)> {
+    let Some(fleet) = gate.fleet(name.backend) else { return Ok((0, None)) };
     let sites = named.into_iter().map(|named| Site {
         address: Address::Inet(named.address),
         host: Some(named.host.as_str().into()),
@@ -133,7 +147,7 @@ async fn adopt(gate: &Gate, name: &Name, settings: &Server, named: Vec<Named>, p
     for (server, site) in fleet.list(name.entry, &placed, part) {
         tell(gate, name, server, &site, false).await?;
     }
-    Ok(placed.len())
+    Ok((placed.len(), fleet.shared(name.entry)))
 }
 
 async fn tell(gate: &Gate, name: &Name, server: u16, site: &Site, listed: bool) -> std::io::Result<()> {

@@ -258,6 +258,13 @@ impl State {
         self.servers.range(self.entries..).any(|(_, server)| server.site.entry == entry && server.listed())
     }
 
+    /// A server of this place in the configuration that another place has as well.
+    pub(in crate::gate) fn shared(&self, entry: u16) -> Option<&Address> {
+        let listed = || self.servers.values().filter(|server| server.listed()).map(|server| &server.site);
+        let others: HashSet<&Address> = listed().filter(|site| site.entry != entry).map(|site| &site.address).collect();
+        listed().filter(|site| site.entry == entry).map(|site| &site.address).find(|address| others.contains(address))
+    }
+
     /// A server that an earlier gate found by a name.
     pub(in crate::gate) fn restore(&mut self, found: &Found, now: Instant) {
         if !(self.entries..self.entries.saturating_add(MOST_FOUND)).contains(&found.server) {

@@ -134,6 +134,21 @@ fn servers_of_a_name_keep_their_index_as_long_as_somebody_is_on_them() {
 }
 
 #[test]
+fn an_address_of_two_entries_is_noticed() {
+    let now = Instant::now();
+    let mut state = state("'app.test:80', '10.0.0.2:80', { address = '10.0.0.3:80', weight = 3 }", "", now);
+    for (addresses, shared) in [
+        (&["10.0.0.1:80", "10.0.0.4:80"][..], None),
+        (&["10.0.0.1:80", "10.0.0.3:80"], Some("10.0.0.3:80")),
+        (&["10.0.0.2:81"], None),
+    ] {
+        let placed = state.place(addresses.iter().map(|address| site(address)).collect(), now);
+        state.list(0, &placed, false, now);
+        assert_eq!(state.shared(0).map(Address::to_string).as_deref(), shared);
+    }
+}
+
+#[test]
 fn a_part_of_an_answer_takes_nothing_away() {
     let now = Instant::now();
     let mut state = state("'app.test:80'", "check = { kind = 'tcp' }", now);
