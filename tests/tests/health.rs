@@ -217,6 +217,33 @@ fn who_is_left_out_is_tried_again_and_clients_are_back_on_it() {
     nobody_is_left(&sluice);
 }
 
+/// One that is back from an ejection has the fewest connections, and gets no more than one request until it has answered.
+#[test]
+fn a_server_that_is_back_is_tried_by_one_client_first() {
+    let servers = Server::several(2).unwrap();
+    let entries: Vec<String> = servers.iter().map(|server| entry(server, "")).collect();
+    let backend = "balance = 'least-connections'\nejection = { failures = 1, time = '100ms' }\n";
+    let setup = Setup::new(servers[0].address).servers(&entries).backend(backend);
+    let sluice = Sluice::start(&setup.more("[timeouts]\nresponse = '60s'\n")).unwrap();
+    servers[0].set(Way::Status(500));
+    let join = || Guest::join(&sluice, Via::Copy, "/", "").unwrap();
+    assert_eq!(join().outcome(), "500 a");
+    servers[0].set(Way::Held);
+    until(&sluice, &servers[0], "up");
+    eventually("the log says so", || sluice.program.log().contains("left out is tried again").then_some(()));
+    std::thread::scope(|scope| {
+        let guests = [(); 8].map(|()| scope.spawn(join));
+        eventually("all others are elsewhere", || (servers[1].live() == 7).then_some(()));
+        assert_eq!(servers[0].requests(), 2);
+        servers[0].set(Way::Well);
+        let inside = guests.map(|guest| guest.join().unwrap());
+        assert_eq!(count(inside.iter().map(Guest::outcome)), Counts::from([("a".to_owned(), 1), ("b".to_owned(), 7)]));
+        // It is one like the others now, and the emptiest.
+        assert_eq!([(); 4].map(|()| join()).map(|guest| guest.outcome()), ["a"; 4]);
+    });
+    nobody_is_left(&sluice);
+}
+
 #[test]
 fn when_most_fail_all_are_used_and_the_metrics_say_so() {
     let mut servers = Server::several(3).unwrap();

@@ -171,6 +171,22 @@ fn a_server_that_cannot_be_reached_is_replaced() {
 }
 
 #[test]
+fn whoever_reaches_nobody_else_reaches_a_backup() {
+    let (nobody, backup) = ([0; 2].map(|_| Refusing::start().unwrap()), Recorder::start().unwrap());
+    let entry = |address: SocketAddr, backup: bool| format!("{{ address = \"{address}\", backup = {backup} }}");
+    let [one, other] = nobody.each_ref().map(|server| entry(server.address, false));
+    let setup = Setup::via(backup.address, Via::Copy).servers(&[one, other, entry(backup.address, true)]);
+    let routes = "[[route]]\nbackend = \"app\"\nhttp = \"forward\"\n";
+    let sluice = Sluice::start(&setup.routes(routes).backend(NOBODY_IS_OUT)).unwrap();
+    for number in 0..4 {
+        let (request, path) = request(number % 2 == 0);
+        assert!(matches!(send(&sluice, &request), 101 | 200));
+        assert_eq!(times(&backup, &path), 1, "{path}");
+    }
+    assert_eq!(sluice.metrics().unwrap().sum("sluice_server_failures_total", &[]), 8, "both were tried each time");
+}
+
+#[test]
 fn so_is_one_with_which_there_is_no_tls() {
     let good = Echo::via(Via::TlsBackend).unwrap();
     // It reads a ClientHello, and takes it for a request that never ends, or answers it with a reset.
