@@ -227,6 +227,22 @@ fn a_status_decides_and_rise_and_fall_how_often() {
 }
 
 #[test]
+fn who_is_down_stays_so_when_the_gate_dies() {
+    let (refusing, well) = (Refusing::start().unwrap(), Recorder::start().unwrap());
+    let (refused, at) = (refusing.address.to_string(), well.address.to_string());
+    let sluice = start(plain(), &[&refused, &at], "kind = \"tcp\", fall = 1", "");
+    for _ in 0..2 {
+        becomes(&sluice, &refused, "down");
+        // The keeper knows before the next one ends.
+        checks(&sluice, false, &refused, 2);
+        sluice.kill_gate();
+    }
+    checks(&sluice, false, &refused, 5);
+    assert!(is(&sluice, &refused, "down") && is(&sluice, &at, "up"));
+    assert_eq!(lines(&sluice, "a server is down", &refused), 1, "nobody found it out again");
+}
+
+#[test]
 fn a_server_that_hangs_is_down_and_gets_one_check_at_a_time() {
     // Its kernel takes connections, and nobody reads of them.
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -244,6 +244,11 @@ fn fleets(config: &Config, held: &Held, loaded: &Loaded, secret: &CookieKey) -> 
             fleet.found_on(pair.server);
         }
     }
+    for (backend, server) in &held.down {
+        if let Some(fleet) = fleets.get(usize::from(*backend)) {
+            fleet.was_down(*server);
+        }
+    }
     Ok(fleets)
 }
 

@@ -14,6 +14,8 @@ pub struct Held {
     pub pairs: Vec<Tally>,
     /// What names stood for.
     pub found: Vec<Found>,
+    /// By backend and server: those that checks had found to be down.
+    pub down: Vec<(u16, u16)>,
 }
 
 /// How many of a backend's servers may be found by names. 1,000: a name with more addresses is somebody's mistake.

@@ -347,6 +347,15 @@ pub enum ToKeeper {
     /// A server that was found by a name, or that the name stands for no more. It comes before the first pair that is on
     /// it.
     Found(Found),
+    /// Checks have found that a server is up or down, which it was not before. Indices are as in [`Facts`].
+    Checked {
+        /// Which backend.
+        backend: u16,
+        /// Which of its servers.
+        server: u16,
+        /// Whether it is up.
+        up: bool,
+    },
     /// Send a [`ToGate::Snapshot`].
     Snapshot {
         /// Comes back with the answer.

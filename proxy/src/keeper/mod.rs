@@ -15,7 +15,7 @@ mod snapshot;
 mod table;
 mod timers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -94,6 +94,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         gate: GateProcess::new(),
         carried: Carried::new(Arc::new(stats)),
         found: BTreeMap::new(),
+        down: BTreeSet::new(),
         config,
         capacity,
         ktls,
@@ -158,6 +159,8 @@ struct Keeper {
     carried: Carried,
     /// By backend and server.
     found: BTreeMap<(u16, u16), Found>,
+    /// The same, of those that are down by their checks: what a gate has found out, the next one knows.
+    down: BTreeSet<(u16, u16)>,
     gate: GateProcess,
     relay: Relay,
     buffer: Vec<u8>,
@@ -261,7 +264,8 @@ impl Keeper {
             wire::send(control, &ToGate::Admin, &[admin.as_fd()])?;
         }
         let pairs = self.relay.table.iter().map(|(_, pair)| Tally::from(&pair.facts)).collect();
-        let held = Held { pairs, found: self.found.values().cloned().collect() };
+        let (found, down) = (self.found.values().cloned().collect(), self.down.iter().copied().collect());
+        let held = Held { pairs, found, down };
         wire::send(control, &ToGate::Held, &[memory::write("sluice-held", &held)?.as_fd()])?;
         wire::send(control, &ToGate::Start, &[])?;
         Ok(())
@@ -311,9 +315,21 @@ impl Keeper {
             }
             ToKeeper::Reloaded { reload, ok } => self.files.answered(reload, ok),
             ToKeeper::Found(found) if found.is_sane(&self.config) => {
-                self.found.insert((found.backend, found.server), found);
+                let (index, address) = ((found.backend, found.server), found.address);
+                let before = self.found.insert(index, found);
+                // Another server has its place.
+                if before.is_some_and(|before| before.address != address) {
+                    self.down.remove(&index);
+                }
             }
             ToKeeper::Found(_) => tracing::error!("the gate found a server for a backend that does not exist"),
+            ToKeeper::Checked { backend, server, up } if self.has_server(backend, server) => {
+                match up {
+                    true => self.down.remove(&(backend, server)),
+                    false => self.down.insert((backend, server)),
+                };
+            }
+            ToKeeper::Checked { .. } => tracing::error!("the gate checked a server that does not exist"),
             ToKeeper::Snapshot { request } => self.answer_snapshot(request),
         }
     }
@@ -334,11 +350,15 @@ impl Keeper {
 
     /// Whether the indices are of things that exist.
     fn known(&self, facts: &Facts) -> bool {
-        let server = self.config.backends.get(usize::from(facts.backend));
         usize::from(facts.listener) < self.config.listeners.len()
             && usize::from(facts.route) < self.config.routes.len()
-            && (server.is_some_and(|backend| usize::from(facts.server) < backend.servers.len())
-                || self.found.contains_key(&(facts.backend, facts.server)))
+            && self.has_server(facts.backend, facts.server)
+    }
+
+    fn has_server(&self, backend: u16, server: u16) -> bool {
+        let settings = self.config.backends.get(usize::from(backend));
+        settings.is_some_and(|settings| usize::from(server) < settings.servers.len())
+            || self.found.contains_key(&(backend, server))
     }
 
     fn answer_snapshot(&mut self, request: u64) {

@@ -24,6 +24,8 @@ pub(in crate::gate) enum Found {
     /// It has been found while others served (a name has another address). With checks, its first one must be good
     /// before it counts.
     Later,
+    /// It is there from the start, and an earlier gate's checks had found it to be down. Without checks it is up.
+    Down,
 }
 
 /// What a server is good for.
@@ -88,7 +90,8 @@ impl Rules {
 impl Health {
     pub(in crate::gate) fn new(rules: Rules, found: Found, now: Instant) -> Self {
         let (checked, up_since) = match (found, rules.checks) {
-            (Found::AtStart, _) => (Checked::Up, None),
+            (Found::AtStart, _) | (Found::Down, None) => (Checked::Up, None),
+            (Found::Down, Some(_)) => (Checked::Down, None),
             (Found::Later, None) => (Checked::Up, Some(now)),
             (Found::Later, Some(_)) => (Checked::New, None),
         };

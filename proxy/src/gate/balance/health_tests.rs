@@ -58,6 +58,12 @@ fn servers_begin_as_they_were_found() {
         let there = new(checks, Found::AtStart);
         assert_eq!((there.standing(now), there.up_since()), (Standing::Up, None));
     }
+    assert_eq!(new(false, Found::Down).standing(now), Standing::Up);
+    let mut down = new(true, Found::Down);
+    for standing in [Standing::Down, Standing::Down, Standing::Up] {
+        assert_eq!(down.standing(now), standing, "it rises like any other");
+        down.checked(true, now);
+    }
     let found = new(false, Found::Later);
     assert_eq!((found.standing(now), found.up_since()), (Standing::Up, Some(now)));
     let mut unproven = new(true, Found::Later);

@@ -23,7 +23,7 @@ use crate::gate::handshake::{Opening, Scheme, Visitor, check_switch, key};
 use crate::gate::refusal::Refusal;
 use crate::gate::upstream::{self, Answer, Switched};
 use crate::gate::{Gate, linger};
-use crate::handoff::Peer;
+use crate::handoff::{Peer, ToKeeper};
 
 /// The most that is read of an answer; a server whose page is longer sees its connection break off.
 const MOST_READ: usize = 1 << 20;
@@ -61,7 +61,7 @@ pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
     let start = Instant::now();
     revise(&mut plan, fleet, |_| first_check(start, check.interval, rand::random()));
     // Dropped with this function, which ends those that are under way.
-    let mut under_way = JoinSet::new();
+    let mut under_way = JoinSet::<Checked>::new();
     loop {
         let next = plan.values().filter_map(|planned| planned.due).min();
         let due = async {
@@ -73,7 +73,12 @@ pub(in crate::gate) async fn watch(gate: Arc<Gate>, backend: u16) {
         tokio::select! {
             () = due => {}
             () = fleet.relisted() => revise(&mut plan, fleet, |_| Instant::now()),
-            Some(Ok(checked)) = under_way.join_next() => conclude(&mut plan, fleet, &check, checked),
+            Some(Ok(checked)) = under_way.join_next() => {
+                let server = checked.server;
+                if let Some(up) = conclude(&mut plan, fleet, &check, checked) {
+                    tell(&gate, backend, server, up).await;
+                }
+            }
         }
         let now = Instant::now();
         for (server, planned) in plan.iter_mut().filter(|(_, planned)| planned.due.is_some_and(|due| due <= now)) {
@@ -93,13 +98,23 @@ fn revise(plan: &mut Plan, fleet: &Fleet, first: impl Fn(&Site) -> Instant) {
     }
 }
 
-/// Takes a result, and plans the next check of that server, if it still is where it was asked.
-fn conclude(plan: &mut Plan, fleet: &Arc<Fleet>, check: &Check, checked: Checked) {
+/// Takes a result, and plans the next check of that server, if it still is where it was asked. Returns whether the server
+/// is up, if it was not so before.
+fn conclude(plan: &mut Plan, fleet: &Arc<Fleet>, check: &Check, checked: Checked) -> Option<bool> {
     let Checked { server, site, began, result } = checked;
-    let Some(planned) = plan.get_mut(&server).filter(|planned| planned.site.is_same(&site)) else { return };
+    let Some(planned) = plan.get_mut(&server).filter(|planned| planned.site.is_same(&site)) else { return None };
     planned.due = Some(next_check(began, check.interval, check.jitter.get(), rand::random()));
+    let before = fleet.is_up(server);
     if !matches!(result, Ok(false)) {
         fleet.checked(server, &site, result.map(drop));
+    }
+    fleet.is_up(server).filter(|up| before != Some(*up))
+}
+
+/// Tells the keeper, so that the next gate need not find it out.
+async fn tell(gate: &Gate, backend: u16, server: u16, up: bool) {
+    if let Err(error) = gate.control.send(&ToKeeper::Checked { backend, server, up }, &[]).await {
+        tracing::warn!(%error, "cannot tell the keeper what a check has found");
     }
 }
 

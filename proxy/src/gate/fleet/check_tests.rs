@@ -30,7 +30,8 @@ fn another_weight_is_no_other_server() {
     revise(&mut plan, &fleet, |_| later);
     assert_eq!(plan.values().map(|planned| planned.due).collect::<Vec<_>>(), [None, Some(start), Some(later)]);
     let result = Err(anyhow::anyhow!("it hangs"));
-    conclude(&mut plan, &fleet, &check, Checked { server: 1, site: site_then, began: start, result });
+    let checked = Checked { server: 1, site: site_then, began: start, result };
+    assert_eq!(conclude(&mut plan, &fleet, &check, checked), Some(false));
     assert!(plan.values().all(|planned| planned.due.is_some()));
     let states: Vec<_> = fleet.row().servers.into_iter().map(|server| server.state).collect();
     assert_eq!(states, ["down", "up", "new"]);

@@ -197,6 +197,11 @@ impl Fleet {
         self.lock().state.found_on(server);
     }
 
+    /// Checks of an earlier gate had found this server to be down.
+    pub(super) fn was_down(&self, server: u16) {
+        self.lock().state.was_down(server, Instant::now());
+    }
+
     /// A pair of the keeper's has ended.
     pub(super) fn left(self: &Arc<Self>, server: u16) {
         self.change(|inner, now| ((), inner.state.leave(server, now)));
@@ -215,6 +220,12 @@ impl Fleet {
             None => tracing::debug!(backend, server = address, "a check was good"),
         }
         self.judge(why.as_deref(), |state, now| state.checked(server, result.is_ok(), now));
+    }
+
+    /// Whether checks speak for a server, if there is one.
+    fn is_up(&self, server: u16) -> Option<bool> {
+        let standing = self.lock().state.standing(server, Instant::now())?;
+        Some(matches!(standing, Standing::Up | Standing::Ejected))
     }
 
     /// Changes what a server is good for, and says so if it is something else now, and why.

@@ -178,6 +178,13 @@ impl State {
         }
     }
 
+    /// Checks of an earlier gate had found a server to be down.
+    pub(in crate::gate) fn was_down(&mut self, server: u16, now: Instant) {
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.begin(Health::new(self.rules, Origin::Down, now));
+        }
+    }
+
     /// One fewer is on a server. Whoever waits may take the place.
     pub(in crate::gate) fn leave(&mut self, server: u16, now: Instant) -> Called {
         if let Some(server) = self.servers.get_mut(&server) {
