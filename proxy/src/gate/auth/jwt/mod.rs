@@ -81,7 +81,8 @@ impl Rules {
         }
         let tell = self.tell.iter().filter_map(|tell| tell.of(claims)).collect();
         let expires_ms = expires.filter(|_| self.end_at_expiry).and_then(NonZeroU64::new);
-        Ok(Entry { tell, expires_ms })
+        let name = claims.get("sub").and_then(Value::as_str).map(str::to_owned);
+        Ok(Entry { name, tell, expires_ms })
     }
 
     /// Whether it is from whom and for whom it must be.
