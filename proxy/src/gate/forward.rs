@@ -57,7 +57,7 @@ pub(super) async fn forward(
                 }
             },
         };
-        match ask(&mut sender, request, &moved, patience).await {
+        match ask(&mut sender, request, &moved, errand.left(patience)).await {
             Ok(response) => return answered(response, Lease { sender, place, berth, gate: gate.clone() }),
             // The server closed it before the request was written: there is another one, or a new one.
             Err(Unanswered::Unsent(back)) if used => request = *back,

@@ -252,13 +252,33 @@ fn what_a_client_says_of_itself_is_removed_in_every_spelling() {
     let signer = Signer::hs256(&[7; 32]);
     let check = of(&signer, "claims = { x-user-name = \"sub\" }");
     let mut sent = Sent::bearer(&signer.sign(&json!({})));
-    for name in ["x-user-name", "x_user_name", "x-user_name", "x-user", "x-user-names"] {
+    for name in ["x-user-name", "x_user_name", "x-user_name", "x.user.name", "x~user+name", "x-user", "x-user-names"] {
         sent.headers.append(name, HeaderValue::from_static("admin"));
     }
     assert!(sent.look(&check).unwrap().unwrap().tell.is_empty());
     sent.strip(&check);
     let left: Vec<&str> = sent.headers.keys().map(HeaderName::as_str).collect();
     assert_eq!(left, ["x-user", "x-user-names"]);
+}
+
+#[test]
+fn a_token_must_say_what_is_required() {
+    let signer = Signer::hs256(&[7; 32]);
+    let check = of(&signer, "require = { scope = [\"chat\", \"all\"], \"realm.roles\" = [\"user\"], level = [\"3\"] }");
+    let says = |scope: Value, roles: Value, level: Value| {
+        let token = signer.sign(&json!({ "scope": scope, "realm": { "roles": roles }, "level": level }));
+        outcome(&check, &token).err()
+    };
+    for scope in [json!("chat"), json!("mail chat"), json!("all"), json!(["mail", "chat"]), json!("all chat")] {
+        assert_eq!(says(scope.clone(), json!(["admin", "user"]), json!(3)), None, "{scope}");
+    }
+    for scope in [json!("chats"), json!("mail"), json!(""), json!(null), json!(["mail chat"]), json!({ "chat": true })]
+    {
+        assert_eq!(says(scope.clone(), json!("user"), json!(3)), Some(Refusal::AuthDenied), "{scope}");
+    }
+    assert_eq!(says(json!("chat"), json!("user"), json!(true)), Some(Refusal::AuthDenied));
+    assert_eq!(says(json!("chat"), json!([]), json!("3")), Some(Refusal::AuthDenied));
+    assert_eq!(outcome(&check, &signer.sign(&json!({}))).err(), Some(Refusal::AuthDenied));
 }
 
 #[test]
@@ -269,6 +289,7 @@ fn a_connection_may_end_with_its_token() {
     assert_eq!(ends(""), None);
     assert_eq!(ends("end_at_expiry = true"), Some(NOW + 90_000));
     assert_eq!(ends("end_at_expiry = true, leeway = \"1s\""), Some(NOW + 61_000));
+    assert_eq!(ends("end_at_expiry = true, leeway = \"0s\""), Some(NOW + 60_000));
 }
 
 #[test]
