@@ -102,7 +102,7 @@ fn revise(plan: &mut Plan, fleet: &Fleet, first: impl Fn(&Site) -> Instant) {
 /// is up, if it was not so before.
 fn conclude(plan: &mut Plan, fleet: &Arc<Fleet>, check: &Check, checked: Checked) -> Option<bool> {
     let Checked { server, site, began, result } = checked;
-    let Some(planned) = plan.get_mut(&server).filter(|planned| planned.site.is_same(&site)) else { return None };
+    let planned = plan.get_mut(&server).filter(|planned| planned.site.is_same(&site))?;
     planned.due = Some(next_check(began, check.interval, check.jitter.get(), rand::random()));
     let before = fleet.is_up(server);
     if !matches!(result, Ok(false)) {
