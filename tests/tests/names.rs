@@ -103,6 +103,20 @@ fn a_service_has_ports_weights_and_backups() {
 }
 
 #[test]
+fn an_address_that_two_entries_give_is_told_of_and_shown_once() {
+    let site = Site::at("127.0.0.2:0".parse().unwrap()).unwrap();
+    let (address, name) = (site.address.to_string(), format!("app.test:{}", site.address.port()));
+    let Some((dns, sluice)) = start("app.test. 0 A 127.0.0.2\n", &[&name, &address], "") else { return };
+    assert_eq!(spread(&sluice, 6), expected(&[(&site, 6)]));
+    dns.asked_again("A", 3);
+    logs(&sluice, "by another entry as well", 1);
+    let page = sluice.metrics().unwrap();
+    let series = format!("sluice_server_picks_total{{backend=\"app\",server=\"{address}\"}}");
+    let values: Vec<&str> = page.0.lines().filter_map(|line| line.strip_prefix(&*series)).collect();
+    assert_eq!(values, [" 6"]);
+}
+
+#[test]
 fn a_name_is_asked_for_again_when_its_time_is_over_and_not_before() {
     let site = Site::at("127.0.0.2:0".parse().unwrap()).unwrap();
     let port = site.address.port();
