@@ -26,17 +26,27 @@ async fn others() {
 
 #[tokio::test(start_paused = true)]
 async fn who_has_a_place_when_its_patience_ends_is_served() {
-    let fleet = fleet("{ address = '10.0.0.1:80', max_connections = 1 }", "queue = { length = 1, timeout = '5s' }");
+    let fleet = fleet("{ address = '10.0.0.1:80', max_connections = 1 }", "queue = { length = 2, timeout = '5s' }");
+    let wait = || {
+        let fleet = fleet.clone();
+        tokio::spawn(async move { fleet.take(ANY).await.map(|berth| berth.server()) })
+    };
     // Often enough that it is not luck.
-    for _ in 0..32 {
+    for _ in 0..16 {
         let first = fleet.take(ANY).await.ok().unwrap();
-        let of = fleet.clone();
-        let second = tokio::spawn(async move { of.take(ANY).await.map(|berth| berth.server()) });
+        let begin = tokio::time::Instant::now();
+        let second = wait();
         others().await;
-        assert_eq!(fleet.row().waiting, 1);
+        sleep(Duration::from_secs(1)).await;
+        // It would have the place if the second did not want it.
+        let third = wait();
+        others().await;
+        assert_eq!(fleet.row().waiting, 2);
+        // This task is the first to wake at that moment.
+        tokio::time::sleep_until(begin + Duration::from_secs(5)).await;
         drop(first);
-        tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(second.await.unwrap(), Ok(0));
+        assert_eq!(third.await.unwrap(), Ok(0));
     }
 }
 
