@@ -181,10 +181,12 @@ impl Dialled {
         let berth = self.berth;
         let cookie = gate.stick(&errand, berth.server(), from.scheme);
         let late = after(gate.config.timeouts(rule.way.route).response);
-        let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
+        let ask = timeout_at(visit.done_by, upstream::ask(self.backend, request, &gate.config.limits, late));
         let answer = match client.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
-            Ok(answer) => answer.inspect_err(|failure| {
+            // The client has had a part of that time: it says nothing of the server.
+            Ok(Err(_)) => return Err(Stopped::Refused(client, Refusal::HandshakeTimeout, Some(visit.permit))),
+            Ok(Ok(answer)) => answer.inspect_err(|failure| {
                 tracing::info!(conn = %visit.id, server = berth.address(), %failure, "no answer of the backend");
             }),
         };
