@@ -7,13 +7,11 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
@@ -24,6 +22,7 @@ use super::fleet::Berth;
 use super::handshake::check_framing;
 use super::pool::{Place, RequestBody, Sender};
 use super::refusal::Refusal;
+use super::upload::{Turn, Turns, Upload};
 use super::upstream::{self, Failure};
 
 /// Sends a request to a server, and gives its answer. The answer's body carries its connection, and gives it back when it
@@ -37,10 +36,10 @@ use super::upstream::{self, Failure};
 pub(super) async fn forward(
     gate: &Arc<Gate>,
     errand: Errand,
-    request: Request<UnsyncBoxBody<Bytes, io::Error>>,
+    request: Request<RequestBody>,
 ) -> Result<(u16, Response<AnswerBody>), Refusal> {
-    let moved = Arc::new(AtomicU64::new(0));
-    let mut request = request.map(|body| RequestBody::new(Counting { body, moved: moved.clone() }));
+    let turns = Turns::new();
+    let mut request = request.map(|body| RequestBody::new(Upload::new(body, turns.clone())));
     let patience = gate.config.timeouts(errand.way.route).http_response;
     let mut search = gate.search(errand)?;
     loop {
@@ -57,7 +56,7 @@ pub(super) async fn forward(
                 }
             },
         };
-        match ask(&mut sender, request, &moved, patience).await {
+        match ask(&mut sender, request, &turns, patience).await {
             Ok(response) => return answered(response, Lease { sender, place, berth, gate: gate.clone() }),
             // The server closed it before the request was written: there is another one, or a new one.
             Err(Unanswered::Unsent(back)) if used => request = *back,
@@ -95,17 +94,19 @@ enum Unanswered {
     Failed(Failure),
 }
 
-/// Waits for the head of the answer, for so long behind the last byte of the request's body.
+/// Waits for the head of the answer. The server may take this long for it once the request's last byte has come; the client
+/// may be silent for as long in the middle of its body, and may send one for as long as it likes.
 async fn ask(
     sender: &mut Sender,
     request: Request<RequestBody>,
-    moved: &AtomicU64,
+    turns: &Turns,
     patience: Duration,
 ) -> Result<Response<Incoming>, Unanswered> {
+    turns.servers();
     let mut answer = pin!(sender.try_send_request(request));
     loop {
-        let before = moved.load(Ordering::Relaxed);
-        match timeout(patience, answer.as_mut()).await {
+        let (_, waited) = turns.now();
+        match timeout(patience.saturating_sub(waited), answer.as_mut()).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(mut error)) => {
                 return Err(match error.take_message() {
@@ -113,9 +114,12 @@ async fn ask(
                     None => Unanswered::Failed(upstream::broken(error.into_error())),
                 });
             }
-            // A client that sends a long body is at it.
-            Err(_) if moved.load(Ordering::Relaxed) != before => {}
-            Err(_) => return Err(Unanswered::Failed(Refusal::ResponseTimeout.into())),
+            Err(_) => match turns.now() {
+                // Somebody else's turn, or a new one, has begun meanwhile.
+                (_, waited) if waited < patience => {}
+                (Turn::Client, _) => return Err(Unanswered::Failed(Refusal::BodyTimeout.into())),
+                (Turn::Server, _) => return Err(Unanswered::Failed(Refusal::ResponseTimeout.into())),
+            },
         }
     }
 }
@@ -208,27 +212,6 @@ impl Drop for Leased {
     }
 }
 
-/// A request's body that tells how far it is.
-struct Counting {
-    body: UnsyncBoxBody<Bytes, io::Error>,
-    moved: Arc<AtomicU64>,
-}
-
-impl Body for Counting {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.moved.fetch_add(1, Ordering::Relaxed);
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;

@@ -43,6 +43,7 @@ mod sticky;
 mod stream;
 mod tls;
 mod unix;
+mod upload;
 mod upstream;
 
 #[cfg(test)]
