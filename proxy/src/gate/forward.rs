@@ -77,6 +77,9 @@ pub(super) async fn forward(
 /// A new connection to a server.
 async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<Sender, Failure> {
     let stream = gate.connect(errand, berth).await?;
+    // Without a user timeout: a server that lives and takes nothing of a body at present is `http_response`'s to judge.
+    // One that the kernel refuses is one whose peer is gone.
+    let _ = stream.watch_for_death(gate.config.relay.keepalive, Duration::ZERO);
     let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits).await?;
     // Ends with the connection, which ends when its sender and its answer are dropped.
     tokio::spawn(async move {

@@ -137,7 +137,10 @@ impl Stopped {
 impl Up {
     pub(super) async fn read_head(self, gate: &Gate) -> Result<HeadRead, Stopped> {
         let Self { visit, stream, front } = self;
-        let keys = stream.keys();
+        let (keys, relay) = (stream.keys(), &gate.config.relay);
+        // For the answers of plain requests, which may be silent for hours, and which a client may not read. One that the
+        // kernel refuses is one whose peer is gone.
+        let _ = stream.watch_for_death(relay.keepalive, relay.user_timeout);
         match Exchange::new(stream, front, &gate.config.limits).read_head(visit.head_by).await {
             Ok((exchange, head)) => {
                 Ok(HeadRead { visit, client: Client::Http1(exchange), keys, scheme: keys.scheme(), head })
