@@ -40,29 +40,16 @@ pub(super) async fn forward(
 ) -> Result<(u16, Response<AnswerBody>), Refusal> {
     let turns = Turns::new();
     let mut request = request.map(|body| RequestBody::new(Upload::new(body, turns.clone())));
-    let patience = gate.config.timeouts(errand.way.route).http_response;
     let mut search = gate.search(errand)?;
     loop {
         let berth = search.next().await?;
         let site = berth.site().ok_or(Refusal::Internal)?;
         let place = (errand.way.backend, site.address.clone());
-        let (mut sender, used) = match gate.pool.take(&place) {
-            Some(sender) => (sender, true),
-            None => match connect(gate, &errand, &berth).await {
-                Ok(sender) => (sender, false),
-                Err(failure) => {
-                    search.failed(&berth, &failure);
-                    continue;
-                }
-            },
-        };
-        match ask(&mut sender, request, &turns, patience).await {
-            Ok(response) => return answered(response, Lease { sender, place, berth, gate: gate.clone() }),
-            // The server closed it before the request was written: there is another one, or a new one.
-            Err(Unanswered::Unsent(back)) if used => request = *back,
-            Err(Unanswered::Unsent(back)) => {
+        match send(gate, &errand, &berth, &place, request, &turns).await {
+            Ok((sender, response)) => return answered(response, Lease { sender, place, berth, gate: gate.clone() }),
+            Err(Unanswered::Unsent(back, failure)) => {
                 request = *back;
-                search.failed(&berth, &Refusal::BackendClosed.into());
+                search.failed(&berth, &failure);
             }
             Err(Unanswered::Failed(failure)) => {
                 berth.failed(&failure);
@@ -72,6 +59,30 @@ pub(super) async fn forward(
             }
         }
     }
+}
+
+/// Sends a request to the server that it has a place on: over a connection that others have used, if there is one.
+async fn send(
+    gate: &Arc<Gate>,
+    errand: &Errand,
+    berth: &Berth,
+    place: &Place,
+    mut request: Request<RequestBody>,
+    turns: &Turns,
+) -> Result<(Sender, Response<Incoming>), Unanswered> {
+    let patience = gate.config.timeouts(errand.way.route).http_response;
+    if let Some(mut sender) = gate.pool.take(place) {
+        match ask(&mut sender, request, turns, patience).await {
+            // The server closed it before the request was written, which says nothing of a new one.
+            Err(Unanswered::Unsent(back, _)) => request = *back,
+            done => return done.map(|response| (sender, response)),
+        }
+    }
+    let mut sender = match connect(gate, errand, berth).await {
+        Ok(sender) => sender,
+        Err(failure) => return Err(Unanswered::Unsent(Box::new(request), failure)),
+    };
+    ask(&mut sender, request, turns, patience).await.map(|response| (sender, response))
 }
 
 /// A new connection to a server.
@@ -92,8 +103,8 @@ async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<Sen
 
 /// Why there is no answer.
 enum Unanswered {
-    /// Nothing has been written. The request is good for another connection.
-    Unsent(Box<Request<RequestBody>>),
+    /// Nothing has been written. The request is good for another connection; this is why it is not for this one.
+    Unsent(Box<Request<RequestBody>>, Failure),
     Failed(Failure),
 }
 
@@ -113,7 +124,7 @@ async fn ask(
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(mut error)) => {
                 return Err(match error.take_message() {
-                    Some(request) => Unanswered::Unsent(Box::new(request)),
+                    Some(request) => Unanswered::Unsent(Box::new(request), Refusal::BackendClosed.into()),
                     None => Unanswered::Failed(upstream::broken(error.into_error())),
                 });
             }

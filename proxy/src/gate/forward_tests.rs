@@ -36,7 +36,7 @@ fn send(pieces: &Pieces) {
 fn refusal(answer: Result<Response<Incoming>, Unanswered>) -> Refusal {
     match answer {
         Err(Unanswered::Failed(failure)) => failure.refusal,
-        Err(Unanswered::Unsent(_)) => panic!("nothing was sent"),
+        Err(Unanswered::Unsent(..)) => panic!("nothing was sent"),
         Ok(response) => panic!("answered: {}", response.status()),
     }
 }

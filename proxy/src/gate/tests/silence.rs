@@ -1,14 +1,16 @@
 //! Answers of plain requests that nobody sends or reads.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 
 use bytes::Bytes;
 use http::Request;
+use rustix::net::Shutdown;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::bench::{Bench, NEVER, Setup, asked, backend, read_head, until};
+use super::bench::{Bench, NEVER, Setup, asked, backend, read_exact, read_head, until};
 
 const FORWARD: &str = "[[route]]\nbackend = \"app\"\nhttp = \"forward\"\n";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
@@ -85,4 +87,33 @@ async fn so_is_one_with_http_2_whose_connection_lives_on() {
     };
     assert!(timeout(NEVER, end).await.expect("no end").is_reset());
     assert!(!connection.is_finished());
+}
+
+/// The server's FIN is there when its connection is taken for the next request, and has not been seen.
+#[tokio::test]
+async fn a_request_stays_with_its_server_when_its_connection_has_ended() {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let (one, two) = (backend().await, backend().await);
+    let bench = Setup::plain(&[one.0, two.0], FORWARD).ready().await;
+    let mut client = bench.connect().await;
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        client.write_all(GET).await.unwrap();
+        let (mut server, which) = tokio::select! {
+            (server, _) = asked(&one.1) => (server, 1),
+            (server, _) = asked(&two.1) => (server, 2),
+        };
+        server.write_all(OK).await.unwrap();
+        read_head(&mut client).await;
+        read_exact(&mut client, 2).await;
+        connections.push((server, which));
+    }
+    assert_ne!(connections[0].1, connections[1].1, "they take turns");
+    // Both at once, as the gate sees it: nothing is awaited between them.
+    assert_eq!(client.try_write(GET).unwrap(), GET.len());
+    rustix::net::shutdown(connections[0].0.as_fd(), Shutdown::Both).unwrap();
+    let listener = if connections[0].1 == 1 { &one.1 } else { &two.1 };
+    let (mut server, _) = asked(listener).await;
+    server.write_all(OK).await.unwrap();
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 200 "));
 }
