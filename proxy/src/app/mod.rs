@@ -76,6 +76,7 @@ fn run_gate(user: &str, control: i32) -> anyhow::Result<()> {
 /// Reads a configuration that everything can run with.
 fn load(path: &Path) -> anyhow::Result<Config> {
     let config = Config::load(path)?;
+    config.doubts().for_each(|doubt| eprintln!("warning: {}: {doubt}", path.display()));
     gate::check(&config).with_context(|| path.display().to_string())?;
     Ok(config)
 }
@@ -110,9 +111,10 @@ fn run_echo(listen: std::net::SocketAddr) -> anyhow::Result<()> {
 /// lines are among them.
 fn init_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // At debug level, h2 writes down targets, which may hold tokens.
     // A DNS server that sends nonsense does so for hours; what comes of it is said once, by the gate.
     let dns = ["hickory_net=error", "hickory_proto=error", "hickory_resolver=error"];
-    let quiet = ["aya_obj=warn", "aya=warn", "hyper=info", "rustls=info"].into_iter().chain(dns);
+    let quiet = ["aya_obj=warn", "aya=warn", "hyper=info", "h2=info", "rustls=info"].into_iter().chain(dns);
     let filter = quiet.filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
     let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();

@@ -67,8 +67,9 @@ pub struct AuthJwt {
     #[serde(default = "defaults::yes")]
     pub require_expiry: bool,
     /// How far clocks may differ: a token is good for so long before `nbf` and behind `exp`. 30 s: machines that keep
-    /// their time differ by less than 1 s, those that do not by more than any leeway; this is for what lies between.
-    #[serde(default = "defaults::leeway", with = "duration")]
+    /// their time differ by less than 1 s, those that do not by more than any leeway; this is for what lies between. `"0s"`:
+    /// none.
+    #[serde(default = "defaults::leeway", with = "duration::or_none")]
     #[schemars(with = "Span")]
     pub leeway: Duration,
     /// Where the token is looked for, in this order; the first place that has one counts. `["bearer"]`: what RFC 6750
@@ -156,6 +157,7 @@ pub struct AuthForward {
     #[serde(default = "defaults::refusal_headers")]
     pub refusal_headers: Vec<String>,
     /// How long the service may take in all. 2 s: longer than a look into a database, and short of what a person waits.
+    /// A server that is not reached in half of it is left for another one; one that is late counts for `ejection`.
     #[serde(default = "defaults::timeout", with = "duration")]
     #[schemars(with = "Span")]
     pub timeout: Duration,
@@ -250,6 +252,17 @@ fn empty(from: &[AuthSource], what: &str) -> Option<String> {
 }
 
 impl Config {
+    /// What can be meant, and probably is not: checks that nothing asks for.
+    pub fn doubts(&self) -> impl Iterator<Item = String> {
+        let unused = |auth: &&Auth| !self.routes.iter().any(|route| route.auth.contains(&auth.name));
+        self.auth.iter().filter(unused).map(|Auth { name, .. }| {
+            format!(
+                "[[auth]] {name:?} is named by no route, and keeps nobody out; write auth = [{name:?}] into a [[route]], \
+                 or take it out"
+            )
+        })
+    }
+
     /// What is wrong with the ways to enter, and with the names that routes have for them.
     pub(super) fn auth_wrong(&self) -> Option<String> {
         let mut names = HashSet::new();

@@ -22,6 +22,21 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration
     parse(&String::deserialize(from)?, "")
 }
 
+/// One that may be nothing at all: `"0s"`.
+pub(super) mod or_none {
+    use super::{Deserialize, Deserializer, Duration, Serializer, parse};
+
+    pub(in super::super) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        super::serialize(value, to)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        let nothing = humantime::parse_duration(&text).is_ok_and(|duration| duration.is_zero());
+        if nothing { Ok(Duration::ZERO) } else { parse(&text, "") }
+    }
+}
+
 /// The same, and `"off"`.
 pub(super) mod optional {
     use super::{Deserialize, Deserializer, Duration, Serializer, parse};

@@ -75,6 +75,14 @@ impl Permit {
         self.seat.as_mut().map_or(Ok(()), |seat| seat.go(route))
     }
 
+    /// Its request was refused. The client that reads its answer slowly, or not at all, takes nobody's place on the route.
+    pub(super) fn leave_route(mut self) -> Self {
+        if let Some(seat) = &mut self.seat {
+            seat.leave_route();
+        }
+        self
+    }
+
     /// What the connection has for its client: until the next request nobody knows whose it is. Dropped, it makes room
     /// for another.
     pub(super) fn stand(&mut self) -> impl Send + use<> {

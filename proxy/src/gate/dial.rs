@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use super::Gate;
 use super::balance::Ask;
@@ -29,7 +30,16 @@ pub(super) struct Errand {
     pub(super) key: Option<u64>,
     /// What a PROXY header tells of the client.
     pub(super) ends: Option<Ends>,
+    /// When the answer must be there, if that is sooner than the timeouts of the route say.
+    pub(super) by: Option<Instant>,
     pub(super) id: ConnId,
+}
+
+impl Errand {
+    /// What is left of a time that one step of it may take.
+    pub(super) fn left(&self, most: Duration) -> Duration {
+        self.by.map_or(most, |by| most.min(by.saturating_duration_since(Instant::now())))
+    }
 }
 
 /// The search for a server that can be reached.
@@ -104,7 +114,9 @@ impl Gate {
     pub(super) async fn connect(&self, errand: &Errand, berth: &Berth) -> Result<Stream, Failure> {
         let site = berth.site().ok_or(Refusal::Internal)?;
         let Way { route, backend } = errand.way;
-        self.connect_to(backend, &site, errand.ends, self.config.timeouts(route).dial).await
+        // Half of what is left: if this server is not reached, there is time for another one.
+        let patience = errand.left(Duration::MAX) / 2;
+        self.connect_to(backend, &site, errand.ends, self.config.timeouts(route).dial.min(patience)).await
     }
 
     /// Connects to a server within this time. One that wants to know is told the client's ends in a PROXY header. Cancel

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::Context as _;
+use http::HeaderMap;
 use zeroize::Zeroizing;
 
 use super::auth::Check;
@@ -53,6 +54,8 @@ pub(super) struct Loaded {
     cookie_keys: HashMap<u16, Vec<CookieKey>>,
     /// By the index of the [[auth]]; all of them.
     checks: Vec<Arc<Check>>,
+    /// By the index of the backend: the checks that tell it of clients, on some route.
+    told: HashMap<u16, Vec<Arc<Check>>>,
 }
 
 impl Loaded {
@@ -86,7 +89,16 @@ impl Loaded {
         for (auth, settings) in (0..).zip(&config.auth) {
             let role = FileRole::Auth { auth };
             let file = if named(role) { files.bytes(role)? } else { Zeroizing::default() };
-            loaded.checks.push(Arc::new(Check::new(config, settings, &file)?));
+            // One whose file is as it was remembers the passwords that it has verified.
+            let before = before.and_then(|before| before.checks.get(usize::from(auth))).filter(|one| one.is_of(&file));
+            let check = before.cloned().map_or_else(|| Check::new(config, settings, &file).map(Arc::new), Ok)?;
+            loaded.checks.push(check);
+        }
+        for route in config.routes.iter().filter(|route| !route.auth.is_empty()) {
+            let backend = config.backends.iter().zip(0..).find(|(backend, _)| backend.name == route.backend);
+            let told = loaded.told.entry(backend.context("a route has no backend")?.1).or_default();
+            let checks = config.auth.iter().zip(&loaded.checks);
+            told.extend(checks.filter(|(auth, _)| route.auth.contains(&auth.name)).map(|(_, check)| check.clone()));
         }
         Ok(loaded)
     }
@@ -147,6 +159,12 @@ impl InUse {
     /// A backend's TLS, if it has it.
     pub(super) fn connector(&self, backend: u16) -> Option<Arc<Connector>> {
         self.now().connectors.get(&backend).cloned()
+    }
+
+    /// Takes away what a client says of itself under the names by which a backend is told of clients, whether on this
+    /// route or on another one.
+    pub(super) fn clear(&self, backend: u16, headers: &mut HeaderMap) {
+        self.now().told.get(&backend).into_iter().flatten().for_each(|check| check.clear(headers));
     }
 
     /// The checks of these indices. (There is one for every [[auth]].)

@@ -72,7 +72,7 @@ async fn send(
 ) -> Result<(Sender, Response<Incoming>), Unanswered> {
     let patience = gate.config.timeouts(errand.way.route).http_response;
     if let Some(mut sender) = gate.pool.take(place) {
-        match ask(&mut sender, request, turns, patience).await {
+        match ask(&mut sender, request, turns, errand.left(patience)).await {
             // The server closed it before the request was written, which says nothing of a new one.
             Err(Unanswered::Unsent(back, _)) => request = *back,
             done => return done.map(|response| (sender, response)),
@@ -82,7 +82,7 @@ async fn send(
         Ok(sender) => sender,
         Err(failure) => return Err(Unanswered::Unsent(Box::new(request), failure)),
     };
-    ask(&mut sender, request, turns, patience).await.map(|response| (sender, response))
+    ask(&mut sender, request, turns, errand.left(patience)).await.map(|response| (sender, response))
 }
 
 /// A new connection to a server.

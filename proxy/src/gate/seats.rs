@@ -93,6 +93,12 @@ impl Seat {
         Ok(())
     }
 
+    /// Leaves its route, but not Sluice: its request was refused.
+    pub(super) fn leave_route(&mut self) {
+        let Some((seats, route)) = self.seats.as_ref().zip(self.route.take()) else { return };
+        seats.change(|limits, now| limits.leave(Place::Route(route), self.address, now));
+    }
+
     /// The keeper has the pair now: the seat is taken until the keeper says that the pair has ended.
     pub(super) fn hand_over(mut self) {
         self.seats = None;
@@ -161,6 +167,17 @@ mod tests {
         assert!(seat.go(1).is_err_and(|denied| denied.refusal == Refusal::RouteFull));
         drop((seat, other));
         let _last = take(&seats, 1).unwrap();
+        assert!(full(&seats), "a place was given back twice");
+    }
+
+    #[test]
+    fn who_was_refused_leaves_the_route_once() {
+        let seats = seats(&[]);
+        let [mut refused, _other] = [1, 1].map(|route| take(&seats, route).unwrap());
+        refused.leave_route();
+        let _third = take(&seats, 1).unwrap();
+        refused.leave_route();
+        drop(refused);
         assert!(full(&seats), "a place was given back twice");
     }
 

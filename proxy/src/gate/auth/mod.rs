@@ -16,6 +16,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
@@ -26,11 +27,14 @@ pub(super) use self::place::Asked;
 use self::api_key::ApiKeys;
 use self::basic::Basic;
 use self::jwt::Jwt;
+use super::handshake::as_cgi;
 use super::refusal::Refusal;
 use crate::config::{self, Config};
 
 /// One [[auth]], ready for use.
 pub(super) struct Check {
+    /// SHA-256 of its file.
+    digest: Digest,
     realm: String,
     /// The headers that tell the backend of the client. What the client says under these names is not believed.
     tells: Vec<HeaderName>,
@@ -111,7 +115,12 @@ impl Check {
             Kind::Forward(forward) => forward.tells().to_vec(),
         };
         let realm = auth.realm.as_ref().unwrap_or(&auth.name).replace('\\', "\\\\").replace('"', "\\\"");
-        Ok(Self { realm, tells, kind })
+        Ok(Self { digest: digest(&SHA256, file), realm, tells, kind })
+    }
+
+    /// Whether it was made of these bytes.
+    pub(super) fn is_of(&self, file: &[u8]) -> bool {
+        self.digest.as_ref() == digest(&SHA256, file).as_ref()
     }
 
     fn kind(config: &Config, auth: &config::Auth, file: &[u8]) -> anyhow::Result<Kind> {
@@ -138,10 +147,14 @@ impl Check {
         }
     }
 
-    /// Takes the credentials of this check out of a request, and what the client says of itself under the names that are
-    /// ours. Returns the subprotocol that the client must be told if no other is chosen.
+    /// Takes away what a client says of itself under the names by which this check tells of clients.
+    pub(super) fn clear(&self, headers: &mut HeaderMap) {
+        remove(headers, &self.tells);
+    }
+
+    /// Takes the credentials of this check out of a request. Returns the subprotocol that the client must be told if no
+    /// other is chosen.
     pub(super) fn strip(&self, asked: &mut Asked<'_>) -> Option<String> {
-        remove(asked.headers, &self.tells);
         match &self.kind {
             Kind::Jwt(jwt) => jwt.strip(asked),
             Kind::ApiKey(keys) => keys.strip(asked),
@@ -177,12 +190,9 @@ impl Check {
     }
 }
 
-/// Takes headers away, in every spelling that a backend may read as the same name (CGI turns both `-` and `_` into `_`).
+/// Takes headers away, in every spelling that a backend may read as the same name.
 fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
-    let same = |one: &HeaderName, other: &HeaderName| {
-        let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-        one.as_str().bytes().map(plain).eq(other.as_str().bytes().map(plain))
-    };
+    let same = |one: &HeaderName, other: &HeaderName| as_cgi(one).eq(as_cgi(other));
     let sent: Vec<HeaderName> =
         headers.keys().filter(|sent| names.iter().any(|name| same(sent, name))).cloned().collect();
     for name in sent {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use http::HeaderValue;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, REFERER, SEC_WEBSOCKET_PROTOCOL};
 use http::uri::PathAndQuery;
 use zeroize::Zeroizing;
 
@@ -79,7 +79,10 @@ impl Place {
             Self::Bearer => strip_authorization(asked.headers, b"bearer"),
             Self::Header(name) => drop(asked.headers.remove(name)),
             Self::Cookie(name) => cookies::strip(asked.headers, name),
-            Self::Query(name) => strip_query(asked.target, name),
+            Self::Query(name) => {
+                strip_query(asked.target, name);
+                strip_referer(asked.headers);
+            }
             Self::Subprotocol(name) => return strip_protocols(asked, name),
         }
         None
@@ -126,6 +129,18 @@ fn strip_query(target: &mut PathAndQuery, name: &[u8]) {
     // A part of a target is one too.
     if let Ok(made) = made.parse() {
         *target = made;
+    }
+}
+
+/// Takes the query out of Referer: a page that was loaded with a token in its address tells it with all that it loads.
+fn strip_referer(headers: &mut HeaderMap) {
+    let Some(referer) = headers.get(REFERER) else { return };
+    let bytes = referer.as_bytes();
+    let Some(end) = bytes.iter().position(|byte| *byte == b'?') else { return };
+    // A part of a value is one too.
+    match bytes.get(..end).map(HeaderValue::from_bytes) {
+        Some(Ok(rest)) => drop(headers.insert(REFERER, rest)),
+        _ => drop(headers.remove(REFERER)),
     }
 }
 

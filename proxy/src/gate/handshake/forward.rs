@@ -43,11 +43,17 @@ fn is_protected(name: &str) -> bool {
         || PROTECTED.iter().any(|header| header.as_str() == name)
 }
 
+/// A name of a header as backends behind CGI know it: RFC 3875 §4.1.18 makes `_` of `-`, and some servers make it of
+/// whatever is no letter and no digit. Two names that are the same here may be the same there.
+pub(in crate::gate) fn as_cgi(name: &HeaderName) -> impl Iterator<Item = char> {
+    name.as_str().chars().map(|one| if one.is_ascii_alphanumeric() { one } else { '-' })
+}
+
 /// Whether a header claims what only a proxy can know. Strangers are not believed, in any spelling that a CGI-like
 /// backend would read as the same name. Of a trusted proxy's, those go that are written anew, and those in another
 /// spelling, which it has passed on.
 fn is_claim(name: &HeaderName, trusted: bool) -> bool {
-    let plain = name.as_str().replace('_', "-");
+    let plain: String = as_cgi(name).collect();
     let claims = plain.starts_with("x-forwarded-") || plain == "x-real-ip" || plain == FORWARDED.as_str();
     let anew = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", FORWARDED.as_str()];
     // Sluice has asked for the certificate itself, or nobody has.

@@ -22,6 +22,7 @@ mod target;
 mod tests;
 
 pub(super) use answer::{check_framing, check_switch};
+pub(super) use forward::as_cgi;
 pub(super) use forwarded::Visitor;
 pub(super) use path::PlainPath;
 pub(super) use plain::{Plain, asks_for_websocket};

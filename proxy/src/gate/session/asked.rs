@@ -171,12 +171,13 @@ impl HeadRead {
 /// with.
 fn finish(gate: &Gate, visit: &Visit, rule: &Rule, entered: &Entered, headers: &mut HeaderMap) -> Errand {
     let kept = kept(gate, rule.way, headers);
+    gate.loaded.clear(rule.way.backend, headers);
     if let Some(person) = &visit.person {
         person.tell(headers);
     }
     entered.tell(headers);
     rule.request_edits.apply(headers);
-    Errand { way: rule.way, kept, key: None, ends: visit.ends, id: visit.id }
+    Errand { way: rule.way, kept, key: None, ends: visit.ends, by: None, id: visit.id }
 }
 
 /// When the handshake must be done by this route's limit, which began at the accept as the general one did.

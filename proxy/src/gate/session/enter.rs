@@ -28,6 +28,9 @@ use crate::sys::clock::epoch_ms;
 /// How long a password waits for its turn. 2 s: some dozens of hashes, and short of what a person waits.
 const PASSWORD_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A moment more than a service has: its server is late before the whole is, and is known as the one that was.
+const MOMENT: Duration = Duration::from_millis(20);
+
 /// Bytes of a service's refusal that go to the client. 16 KiB: a page that says where to log in.
 const REFUSAL_BODY: usize = 16 * 1024;
 
@@ -60,9 +63,6 @@ pub(super) struct Entrance<'a> {
 impl Entered {
     /// Tells the backend. The client's own copies are gone.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
-        for (name, _) in &self.entry.tell {
-            headers.remove(name);
-        }
         for (name, value) in &self.entry.tell {
             headers.append(name, value.clone());
         }
@@ -94,6 +94,10 @@ impl Entrance<'_> {
         let mut asked = asked(&mut head.headers, verdict, &mut none);
         // Of all checks: what one of them does not want to see, the backend should not see either.
         let protocol = checks.iter().fold(None, |told, check| told.or(check.strip(&mut asked)));
+        if let Kind::Plain(_) = verdict.kind {
+            // It is for handshakes, and may hold a token.
+            head.headers.remove(SEC_WEBSOCKET_PROTOCOL);
+        }
         Ok(Entered { entry, protocol })
     }
 
@@ -144,7 +148,8 @@ impl Entrance<'_> {
         let body = UnsyncBoxBody::new(nothing());
         let question = service.question(Subject { head, visitor: self.visitor }, body);
         let way = Way { backend: service.backend, ..way };
-        match timeout(service.timeout, self.answered(service, question, way)).await {
+        let by = Instant::now() + service.timeout;
+        match timeout_at(by + MOMENT, self.answered(service, question, way, by)).await {
             Ok(result) => result,
             Err(_) => {
                 tracing::info!(conn = %self.id, "the authentication service did not answer in time");
@@ -158,9 +163,10 @@ impl Entrance<'_> {
         service: &Forward,
         question: Request<UnsyncBoxBody<Bytes, std::io::Error>>,
         way: Way,
+        by: Instant,
     ) -> Result<Entry, NotEntered> {
         // It logs what went wrong.
-        let errand = Errand { way, kept: None, key: None, ends: self.ends, id: self.id };
+        let errand = Errand { way, kept: None, key: None, ends: self.ends, by: Some(by), id: self.id };
         let answer = forward::forward(self.gate, errand, question).await;
         let (head, body) = answer.map_err(|_| NotEntered::Refused(Refusal::AuthService))?.1.into_parts();
         match service.ruling(&head) {

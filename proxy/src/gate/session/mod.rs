@@ -24,6 +24,7 @@ pub(super) use visit::{Note, Visit};
 use asked::{HeadRead, Judged};
 use states::{Stopped, Up};
 
+use super::admission::Permit;
 use super::exchange;
 use super::handshake::Visitor;
 use super::http2::{self, PREFACE};
@@ -214,12 +215,15 @@ async fn conclude(gate: &Gate, note: &Note, stopped: Result<(), Stopped>) {
         Stopped::Gone | Stopped::Lost(_) | Stopped::Done(None, _) => {}
         Stopped::Done(Some(stream), _permit) | Stopped::Told(stream, _, _permit) => linger::close(stream).await,
         Stopped::Unread(stream, refusal, _permit) => answer_unread(gate, stream, refusal, note).await,
-        Stopped::Refused(client, refusal, _permit) => {
+        Stopped::Refused(client, refusal, permit) => {
+            let _permit = permit.map(Permit::leave_route);
             client.answer(exchange::whole(refusal.answer(note.id, note.wait, &gate.pages))).await;
         }
-        Stopped::Denied(client, response, _, _permit) | Stopped::Answered(client, response, _permit) => {
+        Stopped::Denied(client, response, _, permit) => {
+            let _permit = permit.leave_route();
             client.answer(*response).await;
         }
+        Stopped::Answered(client, response, _permit) => client.answer(*response).await,
     }
 }
 

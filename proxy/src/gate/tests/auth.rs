@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::bench::{
-    Bench, NEVER, Setup, asked, backend, handshake, nobody, read_all, read_exact, read_head, switching,
+    Bench, NEVER, Setup, asked, backend, handshake, nobody, read_all, read_exact, read_head, silent, switching,
 };
 use crate::gate::auth::tests::signer::{Signer, set};
 use crate::gate::refusal::{Outcome, Refusal};
@@ -133,6 +133,51 @@ async fn the_backend_sees_claims_and_no_token() {
 }
 
 #[tokio::test]
+async fn nobody_says_who_it_is_where_another_route_of_the_backend_tells() {
+    let auth = "[[auth]]\nname = \"users\"\njwt = { secret = \"s\", claims = { x-user = \"sub\" } }\n\
+                [[route]]\npath = \"/open\"\nbackend = \"app\"\nhttp = \"forward\"\n";
+    let (bench, listener) = gate(auth, vec![SECRET.to_vec()]).await;
+    let lies = "X-User: admin\r\nX.User: admin\r\nX-Other: 1\r\n";
+    let get = format!("GET /open HTTP/1.1\r\nHost: a\r\n{lies}\r\n");
+    for request in [get, handshake("/open", lies)] {
+        let (.., head) = enters(&bench, &listener, &request).await;
+        assert!(head.contains("x-other: 1\r\n") && !head.contains("admin"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_handshake_passes_no_token_among_subprotocols() {
+    let (bench, listener) = by_token("from = [\"bearer\", { subprotocol = \"bearer\" }]").await;
+    let token = token(&Signer::hs256(&SECRET), 60, json!({}));
+    let get = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\
+         Sec-WebSocket-Protocol: bearer, {token}\r\n\r\n"
+    );
+    let (.., head) = enters(&bench, &listener, &get).await;
+    assert!(!head.contains(&token), "{head}");
+}
+
+/// Refused clients that do not leave are on no route.
+#[tokio::test]
+async fn whoever_is_refused_takes_no_place_of_those_who_enter() {
+    let (server, listener) = backend().await;
+    let route = "[[route]]\nbackend = \"app\"\nauth = [\"users\"]\nlimits = { connections = 2 }\n\
+                 [[auth]]\nname = \"users\"\njwt = { secret = \"s\" }\n";
+    let setup = Setup::plain(&[server], route).file(role(0), file(&SECRET));
+    let bench = setup.ready().await;
+    let mut refused_ones = Vec::new();
+    for _ in 0..2 {
+        let mut client = bench.connect().await;
+        client.write_all(handshake("/", "").as_bytes()).await.unwrap();
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 401 "));
+        refused_ones.push(client);
+    }
+    let bearer = format!("Authorization: Bearer {}\r\n", token(&Signer::hs256(&SECRET), 60, json!({})));
+    enters(&bench, &listener, &handshake("/", &bearer)).await;
+    drop(refused_ones);
+}
+
+#[tokio::test]
 async fn a_browser_gets_a_subprotocol_that_it_has_offered() {
     let (mut bench, listener) = by_token("from = [{ subprotocol = \"bearer\" }]").await;
     let token = token(&Signer::hs256(&SECRET), 60, json!({}));
@@ -235,11 +280,32 @@ async fn a_herd_of_one_user_costs_one_hash_at_a_time() {
     }
 }
 
+#[test]
+fn a_check_is_of_its_file() {
+    let text = "[[auth]]\nname = \"users\"\njwt = { secret = \"s\" }\n";
+    let config = crate::config::Config::parse(
+        &format!(
+            "[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nbackend = \"app\"\nauth = [\"users\"]\n{text}\
+                  [[backend]]\nname = \"app\"\nservers = [\"127.0.0.1:1\"]\n"
+        ),
+        "test",
+    );
+    let config = config.unwrap();
+    let check = crate::gate::auth::Check::new(&config, &config.auth[0], &SECRET).ok().unwrap();
+    assert!(check.is_of(&SECRET) && !check.is_of(&[8; 32]));
+}
+
 /// A gate that asks a service, with these settings of `forward`.
 async fn by_service(service: std::net::SocketAddr, more: &str) -> (Bench, TcpListener) {
+    by_services(&[service], more, "").await
+}
+
+/// The same with several servers, and these settings of their backend.
+async fn by_services(services: &[std::net::SocketAddr], more: &str, backend: &str) -> (Bench, TcpListener) {
+    let services: Vec<String> = services.iter().map(ToString::to_string).collect();
     let auth = format!(
         "[[auth]]\nname = \"login\"\nforward = {{ backend = \"id\", path = \"/verify\", {more} }}\n\
-         [[backend]]\nname = \"id\"\nservers = [\"{service}\"]\n"
+         [[backend]]\nname = \"id\"\nservers = {services:?}\n{backend}"
     );
     gate(&auth, Vec::new()).await
 }
@@ -353,6 +419,32 @@ async fn a_service_that_fails_keeps_everybody_out() {
     });
     let answer = bench.ask(&handshake("/", "")).await;
     assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("\r\n\r\nyou may not enter here\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_service_with_a_server_that_is_dead_has_another() {
+    let (good, service) = backend().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = service.accept().await {
+            let _head = read_head(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+        }
+    });
+    // Nothing answers its SYNs: the other one is asked in time.
+    let (silent, _full) = silent().await;
+    let (bench, listener) = by_services(&[silent, good], "timeout = \"400ms\"", "ejection = { failures = 0 }").await;
+    for _ in 0..3 {
+        enters(&bench, &listener, &handshake("/", "")).await;
+    }
+    // It takes connections and says nothing: who is asked by it is refused, until it is left out.
+    let (hangs, _hung) = backend().await;
+    let (bench, listener) = by_services(&[hangs, good], "timeout = \"100ms\"", "ejection = { failures = 1 }").await;
+    let mut client = bench.connect().await;
+    client.write_all(handshake("/", "").as_bytes()).await.unwrap();
+    super::refusals::expect(&read_all(&mut client).await, Refusal::AuthService);
+    for _ in 0..4 {
+        enters(&bench, &listener, &handshake("/", "")).await;
+    }
 }
 
 #[tokio::test]

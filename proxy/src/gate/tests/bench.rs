@@ -269,6 +269,19 @@ pub(super) async fn asked(listener: &TcpListener) -> (TcpStream, String) {
     (stream, head)
 }
 
+/// An address that answers no SYN as long as what comes with it lives: a listener whose backlog is full.
+pub(super) async fn silent() -> (SocketAddr, (socket2::Socket, Vec<TcpStream>)) {
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let server = full.local_addr().unwrap().as_socket().unwrap();
+    let mut fillers = Vec::new();
+    while let Ok(Ok(filler)) = timeout(Duration::from_millis(200), TcpStream::connect(server)).await {
+        fillers.push(filler);
+    }
+    (server, (full, fillers))
+}
+
 /// An address that refuses connections: it was bound a moment ago.
 pub(super) async fn nobody() -> SocketAddr {
     backend().await.0

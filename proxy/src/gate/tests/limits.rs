@@ -1,11 +1,8 @@
 //! Time and size.
 
-use std::time::Duration;
-
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
-use super::bench::{Setup, asked, backend, handshake, nobody, read_all, switching};
+use super::bench::{Setup, asked, backend, handshake, nobody, read_all, silent, switching};
 use crate::gate::refusal::{Outcome, Refusal};
 use crate::handoff::{Tally, ToGate};
 
@@ -87,15 +84,7 @@ async fn a_backend_head_beyond_the_limits() {
 
 #[tokio::test]
 async fn a_dial_that_nobody_answers_times_out() {
-    // A listener whose backlog is full answers no SYN.
-    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    full.listen(0).unwrap();
-    let server = full.local_addr().unwrap().as_socket().unwrap();
-    let mut fillers = Vec::new();
-    while let Ok(Ok(filler)) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(server)).await {
-        fillers.push(filler);
-    }
+    let (server, _full) = silent().await;
     let bench = Setup::plain(&[server], "[timeouts]\ndial = \"100ms\"\n").ready().await;
     let answer = bench.ask(&handshake("/", "")).await;
     assert!(is(&answer, Refusal::BackendTimeout), "{answer}");

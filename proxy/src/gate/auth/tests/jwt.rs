@@ -252,7 +252,7 @@ fn what_a_client_says_of_itself_is_removed_in_every_spelling() {
     let signer = Signer::hs256(&[7; 32]);
     let check = of(&signer, "claims = { x-user-name = \"sub\" }");
     let mut sent = Sent::bearer(&signer.sign(&json!({})));
-    for name in ["x-user-name", "x_user_name", "x-user_name", "x-user", "x-user-names"] {
+    for name in ["x-user-name", "x_user_name", "x-user_name", "x.user.name", "x~user+name", "x-user", "x-user-names"] {
         sent.headers.append(name, HeaderValue::from_static("admin"));
     }
     assert!(sent.look(&check).unwrap().unwrap().tell.is_empty());
@@ -269,6 +269,7 @@ fn a_connection_may_end_with_its_token() {
     assert_eq!(ends(""), None);
     assert_eq!(ends("end_at_expiry = true"), Some(NOW + 90_000));
     assert_eq!(ends("end_at_expiry = true, leeway = \"1s\""), Some(NOW + 61_000));
+    assert_eq!(ends("end_at_expiry = true, leeway = \"0s\""), Some(NOW + 60_000));
 }
 
 #[test]

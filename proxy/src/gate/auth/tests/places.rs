@@ -67,6 +67,10 @@ fn the_query() {
         assert_eq!(sent.target.as_str(), left, "{target}");
     }
     assert!(Sent::new("/p?ab=1&A+B=x", &[]).look(&check).is_none());
+    // A page that was loaded so tells it with what it loads.
+    let referer = format!("https://app.test/p?a+b={token}&x=1");
+    let (sent, _) = entered(&check, Sent::new(&format!("/p?a+b={token}"), &[("referer", &referer)]));
+    assert_eq!(sent.header("referer"), ["https://app.test/p"]);
     let mut sent = Sent::new("/p?a+b", &[]);
     assert_eq!(sent.look(&check).unwrap().err(), Some(Refusal::AuthInvalid));
 }
