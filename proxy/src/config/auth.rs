@@ -63,6 +63,11 @@ pub struct AuthJwt {
     #[serde(default, deserialize_with = "short_or_whole")]
     #[schemars(with = "ShortOr<Texts>")]
     pub audience: Texts,
+    /// What a token must say, each claim with the values of which it must have one: `{ scope = ["chat"] }`. Dots lead into
+    /// a claim, as in `claims`. A text has itself and each of its words (`scope`, RFC 8693 §4.2), a list its elements. A
+    /// token that is good and says something else is answered with 403. None.
+    #[serde(default)]
+    pub require: BTreeMap<String, Vec<String>>,
     /// Whether tokens without `exp` are refused. `true`: one that never ends cannot be taken back.
     #[serde(default = "defaults::yes")]
     pub require_expiry: bool,
@@ -229,6 +234,9 @@ impl AuthJwt {
                 "jwt.end_at_expiry with require_expiry = false: tokens without exp would end nothing; drop one of them"
                     .into(),
             );
+        }
+        if let Some((claim, _)) = self.require.iter().find(|(_, values)| values.is_empty()) {
+            return Some(format!("jwt.require: {claim:?} has no value, so nobody could enter"));
         }
         empty(&self.from, "jwt.from")
     }

@@ -71,7 +71,8 @@ impl ApiKeys {
         match key.and_then(|key| self.find(&key).ok_or(Refusal::AuthInvalid)) {
             Ok(known) => {
                 let tell = self.rules.user_header.clone().map(|header| (header, known.name.clone()));
-                Look::Enter(Entry { tell: tell.into_iter().collect(), expires_ms: None })
+                let name = String::from_utf8_lossy(known.name.as_bytes()).into_owned();
+                Look::Enter(Entry { name: Some(name), tell: tell.into_iter().collect(), expires_ms: None })
             }
             Err(refusal) => Look::Refused(refusal),
         }

@@ -114,7 +114,11 @@ impl Basic {
         Some(Claimed {
             name: String::from_utf8(name.to_vec()).ok()?,
             password: Zeroizing::new(password.to_vec()),
-            entry: Entry { tell: tell.flatten().into_iter().collect(), expires_ms: None },
+            entry: Entry {
+                name: String::from_utf8(name.to_vec()).ok(),
+                tell: tell.flatten().into_iter().collect(),
+                expires_ms: None,
+            },
         })
     }
 }

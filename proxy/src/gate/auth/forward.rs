@@ -112,7 +112,7 @@ impl Forward {
             let mut told = HeaderMap::new();
             copy(&self.tells, &head.headers, &mut told);
             let tell = told.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-            return Ruling::Enter(Entry { tell, expires_ms: None });
+            return Ruling::Enter(Entry { name: None, tell, expires_ms: None });
         }
         let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status);
         // A 304, for one, is a redirection to nowhere.

@@ -65,6 +65,8 @@ pub(super) enum Look<'a> {
 /// What is known of a client that may enter.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
+    /// The client's name, for the log: a subject, a user, a key's name. None: it has said none.
+    pub(super) name: Option<String>,
     /// For the backend.
     pub(super) tell: Vec<(HeaderName, HeaderValue)>,
     /// When an established connection ends: milliseconds since the Unix epoch.
@@ -114,7 +116,7 @@ impl Check {
             Kind::Basic(basic) => basic.tells().cloned().collect(),
             Kind::Forward(forward) => forward.tells().to_vec(),
         };
-        let realm = auth.realm.as_ref().unwrap_or(&auth.name).replace('\\', "\\\\").replace('"', "\\\"");
+        let realm = auth.realm.as_ref().unwrap_or(&auth.name).clone();
         Ok(Self { digest: digest(&SHA256, file), realm, tells, kind })
     }
 
@@ -166,9 +168,14 @@ impl Check {
         }
     }
 
+    /// What it is called in the log.
+    pub(super) fn realm(&self) -> &str {
+        &self.realm
+    }
+
     /// The WWW-Authenticate of a 401 (RFC 9110 §11.6.1), if that is ours to say.
     pub(super) fn challenge(&self, refusal: Refusal) -> Option<HeaderValue> {
-        let realm = &self.realm;
+        let realm = self.realm.replace('\\', "\\\\").replace('"', "\\\"");
         let text = match &self.kind {
             // RFC 6750 §3: no error where nothing was shown.
             Kind::Jwt(_) => match refusal {

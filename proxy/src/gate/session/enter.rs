@@ -124,7 +124,10 @@ impl Entrance<'_> {
                 Look::Ask(service) => self.ask(service, head, verdict.rule.way).await,
             };
             match result {
-                Ok(entry) => return Ok(entry),
+                Ok(entry) => {
+                    tracing::debug!(conn = %self.id, auth = check.realm(), name = ?entry.name, "entered");
+                    return Ok(entry);
+                }
                 Err(not) => refused = refused.or(Some(not)),
             }
         }

@@ -41,6 +41,17 @@ impl Tell {
     }
 }
 
+/// Whether a claim is this value, or has it as a word or an element.
+pub(super) fn has(claims: &Map<String, Value>, claim: &str, value: &str) -> bool {
+    let is = |one: &Value| scalar(one).is_some_and(|text| text == value);
+    match find(claims, claim) {
+        Some(Value::Array(items)) => items.iter().any(is),
+        Some(Value::String(text)) => text == value || text.split(' ').any(|word| word == value),
+        Some(single) => is(single),
+        None => false,
+    }
+}
+
 /// A reader would cut spaces off.
 fn is_plain(text: &str) -> bool {
     text.trim_ascii() == text

@@ -9,7 +9,7 @@ use anyhow::ensure;
 use http::header::HeaderName;
 use serde_json::{Map, Value};
 
-use self::claims::Tell;
+use self::claims::{Tell, has};
 use self::keys::Keys;
 use super::place::{Asked, Place};
 use super::{Entry, Look, first, strip};
@@ -23,6 +23,8 @@ pub(super) struct Rules {
     tell: Vec<Tell>,
     issuers: Vec<String>,
     audiences: Vec<String>,
+    /// Claims, and the values of which each must have one.
+    required: Vec<(String, Vec<String>)>,
     require_expiry: bool,
     leeway_ms: u64,
     end_at_expiry: bool,
@@ -52,6 +54,7 @@ impl Rules {
             tell,
             issuers: settings.issuer.0.clone(),
             audiences: settings.audience.0.clone(),
+            required: settings.require.iter().map(|(claim, values)| (claim.clone(), values.clone())).collect(),
             require_expiry: settings.require_expiry,
             leeway_ms: u64::try_from(settings.leeway.as_millis()).unwrap_or(u64::MAX),
             end_at_expiry: settings.end_at_expiry,
@@ -72,9 +75,14 @@ impl Rules {
         if expires.is_some_and(|expires| expires <= now) {
             return Err(Refusal::TokenExpired);
         }
+        // RFC 6750 §3.1: a token that is good, and not for this.
+        if !self.required.iter().all(|(claim, values)| values.iter().any(|value| has(claims, claim, value))) {
+            return Err(Refusal::AuthDenied);
+        }
         let tell = self.tell.iter().filter_map(|tell| tell.of(claims)).collect();
         let expires_ms = expires.filter(|_| self.end_at_expiry).and_then(NonZeroU64::new);
-        Ok(Entry { tell, expires_ms })
+        let name = claims.get("sub").and_then(Value::as_str).map(str::to_owned);
+        Ok(Entry { name, tell, expires_ms })
     }
 
     /// Whether it is from whom and for whom it must be.

@@ -262,6 +262,26 @@ fn what_a_client_says_of_itself_is_removed_in_every_spelling() {
 }
 
 #[test]
+fn a_token_must_say_what_is_required() {
+    let signer = Signer::hs256(&[7; 32]);
+    let check = of(&signer, "require = { scope = [\"chat\", \"all\"], \"realm.roles\" = [\"user\"], level = [\"3\"] }");
+    let says = |scope: Value, roles: Value, level: Value| {
+        let token = signer.sign(&json!({ "scope": scope, "realm": { "roles": roles }, "level": level }));
+        outcome(&check, &token).err()
+    };
+    for scope in [json!("chat"), json!("mail chat"), json!("all"), json!(["mail", "chat"]), json!("all chat")] {
+        assert_eq!(says(scope.clone(), json!(["admin", "user"]), json!(3)), None, "{scope}");
+    }
+    for scope in [json!("chats"), json!("mail"), json!(""), json!(null), json!(["mail chat"]), json!({ "chat": true })]
+    {
+        assert_eq!(says(scope.clone(), json!("user"), json!(3)), Some(Refusal::AuthDenied), "{scope}");
+    }
+    assert_eq!(says(json!("chat"), json!("user"), json!(true)), Some(Refusal::AuthDenied));
+    assert_eq!(says(json!("chat"), json!([]), json!("3")), Some(Refusal::AuthDenied));
+    assert_eq!(outcome(&check, &signer.sign(&json!({}))).err(), Some(Refusal::AuthDenied));
+}
+
+#[test]
 fn a_connection_may_end_with_its_token() {
     let signer = Signer::hs256(&[7; 32]);
     let token = signer.sign_exactly(&json!({ "exp": SECONDS + 60 }));
