@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use sluice_tests::Via;
-use sluice_tests::fleet::{CHECK, Counts, Guest, Server, Way, count, crowd, entry, nobody_is_left};
+use sluice_tests::fleet::{CHECK, Counts, Guest, Server, Way, count, crowd, entry, nobody_is_left, outcome};
+use sluice_tests::http::Head;
 use sluice_tests::sluice::{Setup, Sluice};
 use sluice_tests::wait::eventually;
 
@@ -241,6 +243,33 @@ fn a_server_that_is_back_is_tried_by_one_client_first() {
         // It is one like the others now, and the emptiest.
         assert_eq!([(); 4].map(|()| join()).map(|guest| guest.outcome()), ["a"; 4]);
     });
+    nobody_is_left(&sluice);
+}
+
+/// A client that sends a part of a request, or has had its time before a server was asked, says nothing of that server.
+#[test]
+fn nobody_is_left_out_for_what_clients_do() {
+    let servers = Server::several(3).unwrap();
+    let sluice = start(&servers, "ejection = { failures = 2, time = '5m' }\n");
+    let half = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc";
+    let halves = crowd(AT_ONCE, 24, |_| {
+        let mut client = sluice.connect(Via::Copy).unwrap();
+        client.write_all(half).unwrap();
+        outcome(&Head::read(&mut client).unwrap())
+    });
+    assert_eq!(count(halves), [("408 body-timeout".to_owned(), 24)].into());
+    assert_eq!(sluice.metrics().unwrap().sum("sluice_server_failures_total", &[]), 0);
+    all_is_well(&sluice, "behind halves of requests");
+    nobody_is_left(&sluice);
+    // Each server would have had longer than the handshake may take.
+    let timeouts = "[timeouts]\nhead = '300ms'\nhandshake = '300ms'\nresponse = '20s'\n";
+    let entries: Vec<String> = servers.iter().map(|server| entry(server, "")).collect();
+    let setup = Setup::new(servers[0].address).servers(&entries).backend("ejection = { failures = 2, time = '5m' }\n");
+    let sluice = Sluice::start(&setup.more(timeouts)).unwrap();
+    servers.iter().for_each(|server| server.set(Way::Held));
+    let late = crowd(AT_ONCE, 12, |_| Guest::join(&sluice, Via::Copy, "/", "").unwrap().outcome());
+    assert_eq!(count(late), [("504 handshake-timeout".to_owned(), 12)].into());
+    assert_eq!(sluice.metrics().unwrap().sum("sluice_server_failures_total", &[]), 0);
     nobody_is_left(&sluice);
 }
 

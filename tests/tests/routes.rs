@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 
 use sluice_tests::Via;
 use sluice_tests::backend::{Echo, RawBackend, switching};
+use sluice_tests::certificate::Certificate;
 use sluice_tests::http::{self, Head};
 use sluice_tests::process::{Program, Refusing};
 use sluice_tests::sluice::{Folder, Setup, Sluice, binary};
@@ -268,11 +269,13 @@ fn error_bodies_are_the_operators() {
 }
 
 /// Runs `sluice check` with these tables behind a listener and a backend; returns whether all is good, and what it printed.
-fn check(folder: &Folder, tables: &str) -> (bool, String) {
+fn check(folder: &Folder, tables: &str, more: &[&str]) -> (bool, String) {
     let config = folder.path().join("sluice.toml");
     let base = "[[listener]]\nbind = \"127.0.0.1:0\"\n[[backend]]\nname = \"app\"\nservers = [\"127.0.0.1:9\"]\n";
     std::fs::write(&config, format!("{base}{tables}")).unwrap();
-    let words = [binary().display().to_string(), "check".into(), "--config".into(), config.display().to_string()];
+    let mut words =
+        vec![binary().display().to_string(), "check".into(), "--config".into(), config.display().to_string()];
+    words.extend(more.iter().map(|&word| word.to_owned()));
     let mut program = Program::start(&words).unwrap();
     let success = program.wait().success();
     let log = eventually("it has printed something", || Some(program.log()).filter(|log| !log.is_empty()));
@@ -301,12 +304,39 @@ fn wrong_routes_are_named_before_anything_starts() {
         (format!("{route}[[error]]\nstatus = [502]\nfile = \"nowhere.html\"\n"), "nowhere.html"),
         (format!("{route}[[error]]\nstatus = [502]\nfile = \"page.html\"\n"), "longer than 65536"),
     ] {
-        let (success, log) = check(&folder, &tables);
+        let (success, log) = check(&folder, &tables, &[]);
         assert!(!success && log.contains(says), "{tables}: {log}");
         assert!(log.contains("sluice.toml") || log.contains(".html"), "{log}");
         assert!(!log.contains("panicked"), "{log}");
     }
     std::fs::write(folder.path().join("page.html"), "short").unwrap();
-    let (success, log) = check(&folder, &format!("{route}[[error]]\nstatus = [502]\nfile = \"page.html\"\n"));
+    let (success, log) = check(&folder, &format!("{route}[[error]]\nstatus = [502]\nfile = \"page.html\"\n"), &[]);
     assert!(success, "{log}");
+}
+
+#[test]
+fn wrong_files_are_named_before_anything_starts() {
+    let folder = Folder::make().unwrap();
+    let tables = "[[listener]]\nbind = \"127.0.0.1:1\"\ntls = { certificate = \"cert.pem\", key = \"key.pem\" }\n\
+                  [[backend]]\nname = \"kept\"\nservers = [\"127.0.0.1:9\"]\nsticky = { keys = [\"cookie.key\"] }\n\
+                  [[auth]]\nname = \"token\"\njwt = { secret = \"jwt.key\" }\n[[route]]\nbackend = \"app\"\n";
+    let (success, log) = check(&folder, tables, &[]);
+    assert!(success, "no file is looked at unasked: {log}");
+    let check = || check(&folder, tables, &["--files"]);
+    // Whatever cannot be read is told at once, and then what cannot be used.
+    let (success, log) = check();
+    let all = ["cert.pem", "key.pem", "cookie.key", "jwt.key"].iter().all(|name| log.contains(name));
+    assert!(!success && all, "{log}");
+    Certificate::make(folder.path()).unwrap();
+    let write = |name: &str, bytes: &str| std::fs::write(folder.path().join(name), bytes).unwrap();
+    write("jwt.key", "short");
+    write("cookie.key", "short");
+    let (success, log) = check();
+    assert!(!success && log.contains("cookie.key: a key for cookies has"), "{log}");
+    write("cookie.key", &"x".repeat(32));
+    let (success, log) = check();
+    assert!(!success && log.contains("the secret has 5 bytes"), "{log}");
+    write("jwt.key", &"x".repeat(32));
+    let (success, log) = check();
+    assert!(success && log.contains("good"), "{log}");
 }

@@ -24,6 +24,9 @@ pub(super) enum Command {
         /// The file.
         #[arg(long)]
         config: PathBuf,
+        /// Check the files that it names too: certificates, keys, users. Run it as the user that runs the proxy.
+        #[arg(long)]
+        files: bool,
     },
     /// Print the JSON schema of the configuration, for editors.
     Schema,

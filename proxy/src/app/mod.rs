@@ -28,7 +28,7 @@ const GATE: &str = "sluice-gate";
 pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(arguments) => run_keeper(arguments),
-        Command::Check { config } => check(&config),
+        Command::Check { config, files } => check(&config, files),
         Command::Schema => {
             println!("{:#}", Config::schema().as_value());
             Ok(())
@@ -81,8 +81,11 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn check(path: &Path) -> anyhow::Result<()> {
+fn check(path: &Path, files: bool) -> anyhow::Result<()> {
     let config = load(path)?;
+    if files {
+        check_files(&config).with_context(|| path.display().to_string())?;
+    }
     println!(
         "{}: {} listeners, {} routes, {} backends: good",
         path.display(),
@@ -91,6 +94,13 @@ fn check(path: &Path) -> anyhow::Result<()> {
         config.backends.len()
     );
     Ok(())
+}
+
+/// Reads the files that a configuration names, and makes of them what a gate does.
+fn check_files(config: &Config) -> anyhow::Result<()> {
+    // What can be read only with more rights than the keeper keeps, a start could not read.
+    privileges::keep_for_keeper().context("cannot give up capabilities")?;
+    gate::check_files(config, keeper::read_files(config)?)
 }
 
 fn run_echo(listen: std::net::SocketAddr) -> anyhow::Result<()> {
@@ -132,7 +142,7 @@ mod tests {
         let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(!files.is_empty());
         for file in files {
-            check(&file).unwrap();
+            check(&file, false).unwrap();
         }
     }
 }

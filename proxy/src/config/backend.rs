@@ -7,6 +7,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::check::is_token;
 use super::schema::{ShortOr, Span, WatchedFile};
 use super::tls::{max_version, min_version};
 use super::{Address, Balance, Check, Ejection, SendProxy, Server, TlsPolicy, TlsVersion, duration, server};
@@ -99,8 +100,8 @@ pub struct Sticky {
     /// The cookie's name, a token (RFC 6265 §4.1.1). `sluice`: it says where it comes from. Two backends under one host
     /// need different names.
     pub cookie: String,
-    /// How long it is good for; a client that comes in the second half of that gets a new one. 24 h: a working day with
-    /// its night.
+    /// How long it is good for, 2 s at least; a client that comes in the second half of that gets a new one. 24 h: a
+    /// working day with its night.
     #[serde(with = "duration")]
     #[schemars(with = "Span")]
     pub lifetime: Duration,
@@ -122,6 +123,21 @@ impl Default for Sticky {
             same_site: SameSite::Lax,
             keys: Vec::new(),
         }
+    }
+}
+
+/// The shortest [`Sticky::lifetime`]: cookies count in whole seconds (RFC 6265 §5.2.2), and it has two halves.
+const SHORTEST: Duration = Duration::from_secs(2);
+
+impl Sticky {
+    /// What is wrong with it, if something is.
+    pub(super) fn wrong(&self) -> Option<String> {
+        let Self { cookie, lifetime, .. } = self;
+        if !is_token(cookie) {
+            return Some(format!("sticky.cookie {cookie:?} is no cookie's name: use letters, digits, - and _"));
+        }
+        (*lifetime < SHORTEST)
+            .then(|| "sticky.lifetime is below 2s, the shortest that a cookie can be renewed in".into())
     }
 }
 

@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 
 use super::{
     Address, Backend, Check, Config, ConfigError, ERROR_BODIES, ErrorPage, HandshakeRate, Listener, PathRule, Rewrite,
-    Route, ServerAddress, SocketMode,
+    Route, ServerAddress, SocketMode, Sticky,
 };
 
 /// The most that a server's weight may be: finer shares nobody can see.
@@ -86,14 +86,9 @@ impl Config {
             if !seen.insert(&backend.name) {
                 return Some(format!("two backends are named {:?}", backend.name));
             }
-            if let Some(sticky) = backend.sticky.as_ref().filter(|sticky| !is_token(&sticky.cookie)) {
-                let (name, cookie) = (&backend.name, &sticky.cookie);
-                return Some(format!(
-                    "backend {name:?}: sticky.cookie {cookie:?} is no cookie's name: use letters, digits, - and _"
-                ));
-            }
             let what = servers_wrong(backend)
                 .or_else(|| backend.balance.wrong())
+                .or_else(|| backend.sticky.as_ref().and_then(Sticky::wrong))
                 .or_else(|| backend.check.as_ref().and_then(Check::wrong))
                 .or_else(|| backend.ejection.wrong())
                 .or_else(|| backend_tls_wrong(backend));
@@ -269,6 +264,21 @@ mod tests {
             ("key = \"b\"", "belong together"),
             ("verify = false", "unknown field `verify`"),
             ("cipher_suites = [\"RC4\"]", "TLS_AES_128_GCM_SHA256"),
+        ] {
+            assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_checked() {
+        let wrong = |sticky: &str| wrong(&format!("}}\nsticky = {{ {sticky}"));
+        for good in ["", "lifetime = \"2s\", cookie = \"room-1\"", "lifetime = \"365days\""] {
+            assert_eq!(wrong(good), None, "{good}");
+        }
+        for (bad, says) in [
+            ("cookie = \"a b\"", "sticky.cookie \"a b\" is no cookie's name"),
+            ("lifetime = \"900ms\"", "backend \"app\": sticky.lifetime is below 2s"),
+            ("lifetime = \"1999ms\"", "below 2s"),
         ] {
             assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
         }

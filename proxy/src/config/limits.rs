@@ -33,8 +33,8 @@ pub struct Timeouts {
     #[serde(with = "duration")]
     #[schemars(with = "Span")]
     pub handshake: Duration,
-    /// From the last byte of a plain HTTP request, its body included, to the head of the answer; a long upload takes as
-    /// long as it takes. 120 s: a long poll
+    /// From the last byte of a plain HTTP request, its body included, to the head of the answer. A long upload takes as
+    /// long as it takes, but a client that sends nothing of it for this long is answered with 408. 120 s: a long poll
     /// is answered when there is something to say, after 25 s at the latest with Socket.IO, 90 s with SignalR.
     #[serde(with = "duration")]
     #[schemars(with = "Span")]

@@ -39,7 +39,8 @@ pub struct Relay {
     pub keepalive: Duration,
     /// A peer that acknowledges nothing for this long is dead (TCP_USER_TIMEOUT; keepalive probes obey it too).
     /// 120 s: two keepalive periods; a phone that changes networks needs less. A peer that is alive and does not read
-    /// is not dead, however long.
+    /// is not dead, however long. But a client that takes nothing of an answer in plain HTTP for this long has no use
+    /// for it, and its connection or stream is reset.
     #[serde(with = "duration")]
     #[schemars(with = "Span")]
     pub user_timeout: Duration,

@@ -32,7 +32,7 @@ use super::{Gate, linger};
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
 use crate::sys::patience::{self, Patience};
-use crate::sys::socket::{unacknowledged, watch_for_death};
+use crate::sys::socket::unacknowledged;
 
 /// How long the last bytes to one side may take to be acknowledged after the other side has failed.
 const RESET_LINGER: Duration = Duration::from_secs(5);
@@ -70,10 +70,8 @@ impl Drop for Place {
 /// The keeper is gone, or a socket is: the pair is closed.
 pub(super) async fn begin(pair: Quiesced, mut place: Place, why_not: WhyNot, gate: &Arc<Gate>) -> io::Result<()> {
     let relay = &gate.config.relay;
-    for stream in [&pair.client, &pair.backend].into_iter().filter(|stream| stream.is_tcp()) {
-        if let Some(tcp) = stream.tcp() {
-            watch_for_death(tcp, relay.keepalive, relay.user_timeout)?;
-        }
+    for stream in [&pair.client, &pair.backend] {
+        stream.watch_for_death(relay.keepalive, relay.user_timeout)?;
     }
     // The place may have had another tenant.
     gate.stats.update_carried(&mut place.slot, |counters| *counters = PairCounters::ZERO);

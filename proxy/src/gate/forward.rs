@@ -7,13 +7,11 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::timeout;
 
@@ -24,6 +22,7 @@ use super::fleet::Berth;
 use super::handshake::check_framing;
 use super::pool::{Place, RequestBody, Sender};
 use super::refusal::Refusal;
+use super::upload::{Turn, Turns, Upload};
 use super::upstream::{self, Failure};
 
 /// Sends a request to a server, and gives its answer. The answer's body carries its connection, and gives it back when it
@@ -37,33 +36,20 @@ use super::upstream::{self, Failure};
 pub(super) async fn forward(
     gate: &Arc<Gate>,
     errand: Errand,
-    request: Request<UnsyncBoxBody<Bytes, io::Error>>,
+    request: Request<RequestBody>,
 ) -> Result<(u16, Response<AnswerBody>), Refusal> {
-    let moved = Arc::new(AtomicU64::new(0));
-    let mut request = request.map(|body| RequestBody::new(Counting { body, moved: moved.clone() }));
-    let patience = gate.config.timeouts(errand.way.route).http_response;
+    let turns = Turns::new();
+    let mut request = request.map(|body| RequestBody::new(Upload::new(body, turns.clone())));
     let mut search = gate.search(errand)?;
     loop {
         let berth = search.next().await?;
         let site = berth.site().ok_or(Refusal::Internal)?;
         let place = (errand.way.backend, site.address.clone());
-        let (mut sender, used) = match gate.pool.take(&place) {
-            Some(sender) => (sender, true),
-            None => match connect(gate, &errand, &berth).await {
-                Ok(sender) => (sender, false),
-                Err(failure) => {
-                    search.failed(&berth, &failure);
-                    continue;
-                }
-            },
-        };
-        match ask(&mut sender, request, &moved, errand.left(patience)).await {
-            Ok(response) => return answered(response, Lease { sender, place, berth, gate: gate.clone() }),
-            // The server closed it before the request was written: there is another one, or a new one.
-            Err(Unanswered::Unsent(back)) if used => request = *back,
-            Err(Unanswered::Unsent(back)) => {
+        match send(gate, &errand, &berth, &place, request, &turns).await {
+            Ok((sender, response)) => return answered(response, Lease { sender, place, berth, gate: gate.clone() }),
+            Err(Unanswered::Unsent(back, failure)) => {
                 request = *back;
-                search.failed(&berth, &Refusal::BackendClosed.into());
+                search.failed(&berth, &failure);
             }
             Err(Unanswered::Failed(failure)) => {
                 berth.failed(&failure);
@@ -75,9 +61,36 @@ pub(super) async fn forward(
     }
 }
 
+/// Sends a request to the server that it has a place on: over a connection that others have used, if there is one.
+async fn send(
+    gate: &Arc<Gate>,
+    errand: &Errand,
+    berth: &Berth,
+    place: &Place,
+    mut request: Request<RequestBody>,
+    turns: &Turns,
+) -> Result<(Sender, Response<Incoming>), Unanswered> {
+    let patience = gate.config.timeouts(errand.way.route).http_response;
+    if let Some(mut sender) = gate.pool.take(place) {
+        match ask(&mut sender, request, turns, errand.left(patience)).await {
+            // The server closed it before the request was written, which says nothing of a new one.
+            Err(Unanswered::Unsent(back, _)) => request = *back,
+            done => return done.map(|response| (sender, response)),
+        }
+    }
+    let mut sender = match connect(gate, errand, berth).await {
+        Ok(sender) => sender,
+        Err(failure) => return Err(Unanswered::Unsent(Box::new(request), failure)),
+    };
+    ask(&mut sender, request, turns, errand.left(patience)).await.map(|response| (sender, response))
+}
+
 /// A new connection to a server.
 async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<Sender, Failure> {
     let stream = gate.connect(errand, berth).await?;
+    // Without a user timeout: a server that lives and takes nothing of a body at present is `http_response`'s to judge.
+    // One that the kernel refuses is one whose peer is gone.
+    let _ = stream.watch_for_death(gate.config.relay.keepalive, Duration::ZERO);
     let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits).await?;
     // Ends with the connection, which ends when its sender and its answer are dropped.
     tokio::spawn(async move {
@@ -90,32 +103,37 @@ async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<Sen
 
 /// Why there is no answer.
 enum Unanswered {
-    /// Nothing has been written. The request is good for another connection.
-    Unsent(Box<Request<RequestBody>>),
+    /// Nothing has been written. The request is good for another connection; this is why it is not for this one.
+    Unsent(Box<Request<RequestBody>>, Failure),
     Failed(Failure),
 }
 
-/// Waits for the head of the answer, for so long behind the last byte of the request's body.
+/// Waits for the head of the answer. The server may take this long for it once the request's last byte has come; the client
+/// may be silent for as long in the middle of its body, and may send one for as long as it likes.
 async fn ask(
     sender: &mut Sender,
     request: Request<RequestBody>,
-    moved: &AtomicU64,
+    turns: &Turns,
     patience: Duration,
 ) -> Result<Response<Incoming>, Unanswered> {
+    turns.servers();
     let mut answer = pin!(sender.try_send_request(request));
     loop {
-        let before = moved.load(Ordering::Relaxed);
-        match timeout(patience, answer.as_mut()).await {
+        let (_, waited) = turns.now();
+        match timeout(patience.saturating_sub(waited), answer.as_mut()).await {
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(mut error)) => {
                 return Err(match error.take_message() {
-                    Some(request) => Unanswered::Unsent(Box::new(request)),
+                    Some(request) => Unanswered::Unsent(Box::new(request), Refusal::BackendClosed.into()),
                     None => Unanswered::Failed(upstream::broken(error.into_error())),
                 });
             }
-            // A client that sends a long body is at it.
-            Err(_) if moved.load(Ordering::Relaxed) != before => {}
-            Err(_) => return Err(Unanswered::Failed(Refusal::ResponseTimeout.into())),
+            Err(_) => match turns.now() {
+                // Somebody else's turn, or a new one, has begun meanwhile.
+                (_, waited) if waited < patience => {}
+                (Turn::Client, _) => return Err(Unanswered::Failed(Refusal::BodyTimeout.into())),
+                (Turn::Server, _) => return Err(Unanswered::Failed(Refusal::ResponseTimeout.into())),
+            },
         }
     }
 }
@@ -208,27 +226,6 @@ impl Drop for Leased {
     }
 }
 
-/// A request's body that tells how far it is.
-struct Counting {
-    body: UnsyncBoxBody<Bytes, io::Error>,
-    moved: Arc<AtomicU64>,
-}
-
-impl Body for Counting {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.moved.fetch_add(1, Ordering::Relaxed);
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;

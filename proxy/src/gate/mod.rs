@@ -43,6 +43,7 @@ mod sticky;
 mod stream;
 mod tls;
 mod unix;
+mod upload;
 mod upstream;
 
 #[cfg(test)]
@@ -75,6 +76,7 @@ use self::slots::Slots;
 use self::source::Sources;
 use self::tls::Arming;
 use crate::config::{Config, Relay, TlsEngineChoice};
+use crate::handoff::files::FileRole;
 use crate::handoff::stats::{CARRIED, Stats};
 use crate::handoff::{ConnId, CookieKey, Engine, Held, MAX_MESSAGE, Tally, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
@@ -159,6 +161,17 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
         "the configuration takes {length} bytes; {most} is the most that the gate can be sent"
     );
     Ok(())
+}
+
+/// Checks what a gate would make of the files that a configuration names.
+///
+/// # Errors
+/// What is wrong with the first one that cannot be used.
+pub fn check_files(config: &Config, files: Vec<(FileRole, OwnedFd)>) -> anyhow::Result<()> {
+    let (roles, copies) = files.into_iter().unzip();
+    let mut files = Files::default();
+    files.take(roles, copies)?;
+    Loaded::make(config, &files, None).map(drop)
 }
 
 /// The gate inside its runtime.

@@ -227,6 +227,9 @@ refusals! {
     /// No server of the backend has had room within `queue.timeout`.
     QueueTimeout: 66, SERVICE_UNAVAILABLE, "connection_limit_reached", "queue-timeout",
         "the servers of this service have had no room in time";
+    /// The client was silent for `timeouts.http_response` in the middle of its request's body. No server is at fault.
+    BodyTimeout: 67, REQUEST_TIMEOUT, "http_request_error", "body-timeout",
+        "the request body did not arrive in time";
 }
 
 /// How a handshake ended, for the counters.

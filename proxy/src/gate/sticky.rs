@@ -12,7 +12,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cookie::{Cookie, SameSite};
-use http::header::{COOKIE, HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 
 use super::cookies;
 use crate::config;
@@ -110,12 +110,10 @@ impl Sticky {
     /// The server that a client's cookie names. `None` without one, or with one that is foreign, forged, expired, or of a
     /// server that is not there any more. `now`: Unix seconds.
     pub(super) fn read(&self, headers: &HeaderMap, now: u64) -> Option<Kept> {
-        let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let cookies = values.flat_map(Cookie::split_parse).flatten();
-        cookies.filter(|cookie| cookie.name() == self.name).find_map(|cookie| self.open(cookie.value(), now))
+        cookies::values(headers, self.name.as_bytes()).find_map(|value| self.open(value, now))
     }
 
-    fn open(&self, value: &str, now: u64) -> Option<Kept> {
+    fn open(&self, value: &[u8], now: u64) -> Option<Kept> {
         let bytes = URL_SAFE_NO_PAD.decode(value).ok().filter(|bytes| bytes.len() == SIGNED + MAC)?;
         let (signed, mac) = bytes.split_at_checked(SIGNED)?;
         let place = self.keys.iter().position(|signer| hmac::verify(&signer.key, signed, mac).is_ok())?;

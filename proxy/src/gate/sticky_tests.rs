@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use http::header::COOKIE;
 use proptest::prelude::*;
 
 use super::*;
@@ -62,6 +63,28 @@ fn foreign_keys_and_other_backends_are_not_believed() {
     let value = value(&sticky(&servers, &["secret"]).issue(0, true, NOW).unwrap());
     assert_eq!(read(&sticky(&servers, &["other"]), &value, NOW), None);
     assert_eq!(read(&named("admin", &servers, &["secret"]), &value, NOW), None);
+}
+
+/// Cookies of other programs have bytes of any kind, which RFC 6265 does not want and browsers send.
+#[test]
+fn whatever_stands_beside_it_does_not_matter() {
+    let sticky = sticky(&["10.0.0.1:80"], &["secret"]);
+    let value = value(&sticky.issue(0, true, NOW).unwrap());
+    let kept = Some(Kept { server: 0, renew: false });
+    let of = |lines: &[&[u8]]| {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(COOKIE, HeaderValue::from_bytes(line).unwrap());
+        }
+        sticky.read(&headers, NOW)
+    };
+    let own = format!("sluice={value}");
+    for before in ["n=\u{e9}; ", "\u{e9}=1;", "sluice=\u{e9}; ", "sluice; ", "a b=\"c; ", ";;= ;"] {
+        assert_eq!(of(&[format!("{before}{own}").as_bytes()]), kept, "{before:?} before it");
+        assert_eq!(of(&[before.trim().as_bytes(), own.as_bytes()]), kept, "{before:?} on a line of its own");
+    }
+    assert_eq!(of(&[&[b"n=\xff\xfe; ", own.as_bytes(), b"; m=\xe9"].concat()]), kept, "no UTF-8");
+    assert_eq!(of(&[format!("sluice=\u{e9}{value}").as_bytes()]), None);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -13,6 +14,7 @@ use super::http2::Tunnel;
 use super::tls::{KernelTls, UserTls};
 use crate::handoff::WhyNot;
 use crate::ktls::Leg;
+use crate::sys::socket;
 
 /// One side of a pair, from its handshake on.
 pub(super) enum Stream {
@@ -86,6 +88,16 @@ impl Stream {
             Self::User(tls, _) => Some(tls.into_tcp()),
             Self::Http2(_) => None,
         }
+    }
+
+    /// Lets the kernel find out when the other end is dead, of a connection of TCP that is this stream's alone:
+    /// [`socket::watch_for_death`].
+    ///
+    /// # Errors
+    /// The other end is gone already.
+    pub(super) fn watch_for_death(&self, keepalive: Duration, user_timeout: Duration) -> io::Result<()> {
+        let tcp = self.tcp().filter(|_| self.is_tcp());
+        tcp.map_or(Ok(()), |tcp| socket::watch_for_death(tcp, keepalive, user_timeout))
     }
 
     /// Waits until the other end has reset, while nothing is read or written. Cancel safe.

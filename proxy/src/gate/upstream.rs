@@ -71,9 +71,10 @@ impl Failure {
 }
 
 impl Failure {
-    /// Whether the server is at fault: not we, who are short of ports, nor the client, whose body broke off.
+    /// Whether the server is at fault: not we, who are short of ports, nor the client, whose body broke off or did not
+    /// come.
     pub(super) fn is_the_servers(&self) -> bool {
-        !matches!(self.refusal, Refusal::Full | Refusal::Internal | Refusal::Framing)
+        !matches!(self.refusal, Refusal::Full | Refusal::Internal | Refusal::Framing | Refusal::BodyTimeout)
     }
 }
 

@@ -175,10 +175,22 @@ fn send(control: &OwnedFd, named: &[(FileRole, PathBuf)], memory: &[OwnedFd]) ->
     Ok(())
 }
 
+/// Copies every file that a configuration names, as a start does.
+///
+/// # Errors
+/// Some cannot be read; the message has all of them.
+pub fn read_files(config: &Config) -> anyhow::Result<Vec<(FileRole, OwnedFd)>> {
+    let named = files::named(config);
+    let (copies, _) = read(&named)?;
+    Ok(named.into_iter().map(|(role, _)| role).zip(copies).collect())
+}
+
 /// Copies every file, with the stamps of what was copied.
 fn read(named: &[(FileRole, PathBuf)]) -> anyhow::Result<(Vec<OwnedFd>, Vec<Stamp>)> {
-    let copied = named.iter().map(|(_, path)| copy(path)).collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(copied.into_iter().unzip())
+    let copied: Vec<_> = named.iter().map(|(_, path)| copy(path)).collect();
+    let wrong: Vec<String> = copied.iter().filter_map(|copy| Some(format!("{:#}", copy.as_ref().err()?))).collect();
+    anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(copied.into_iter().flatten().unzip())
 }
 
 fn copy(path: &Path) -> anyhow::Result<(OwnedFd, Stamp)> {

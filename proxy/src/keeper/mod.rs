@@ -37,6 +37,7 @@ use crate::sys::signals::{Asked, Signals};
 use crate::sys::{privileges, socket};
 use carried::Carried;
 use files::Files;
+pub use files::read_files;
 use gate_process::GateProcess;
 use listeners::Listeners;
 use reactor::{Reactor, Source};

@@ -108,8 +108,8 @@ pub fn user_timeout_ms(timeout: Duration) -> u32 {
     u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).min(i32::MAX as u32)
 }
 
-/// Lets the kernel find out when the other end is dead: keepalive after this much silence, and TCP_USER_TIMEOUT.
-/// Values beyond what the options take are cut to it.
+/// Lets the kernel find out when the other end is dead: keepalive after this much silence, and TCP_USER_TIMEOUT, of which
+/// zero means none. Values beyond what the options take are cut to it.
 ///
 /// # Errors
 /// The socket is no TCP socket.

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use anyhow::Context as _;
-use cookie::Cookie;
-use http::header::{COOKIE, HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName};
 
 use super::key;
 use crate::config::{Balance, HashOn};
+use crate::gate::cookies;
 use crate::gate::policy::{Subject, parameters};
 
 /// Where a backend finds the key of a request.
@@ -76,11 +76,9 @@ fn address(client: IpAddr) -> u64 {
     }
 }
 
-/// That of the first cookie of this name.
+/// That of the first cookie of this name that is not empty.
 fn cookie(headers: &HeaderMap, name: &str) -> Option<u64> {
-    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut cookies = values.flat_map(Cookie::split_parse).flatten();
-    cookies.find(|cookie| cookie.name() == name).and_then(|cookie| filled(cookie.value().as_bytes()))
+    cookies::values(headers, name.as_bytes()).find_map(filled)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use http::Method;
-use http::header::HeaderValue;
+use http::header::{COOKIE, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
@@ -54,6 +54,9 @@ fn headers_cookies_and_parameters_are_found_by_name() {
     let cookie = |headers: &[(&str, &str)]| of(&Balance::Maglev(HashOn::Cookie("sid".into())), "", "/", headers);
     assert_eq!(cookie(&[("cookie", "a=1; sid=17; sid=18")]), Some(key(b"17")));
     assert_eq!(cookie(&[("cookie", "SID=1; xsid=2"), ("cookie", "b;sid=17")]), Some(key(b"17")));
+    assert_eq!(cookie(&[("cookie", "n=\u{e9}; sid=17"), ("cookie", "sid")]), Some(key(b"17")), "beside any bytes");
+    assert_eq!(cookie(&[("cookie", "sid=\u{e9}")]), Some(key("\u{e9}".as_bytes())));
+    assert_eq!(header(&[("x-room", "\u{e9}")]), Some(key("\u{e9}".as_bytes())));
     let query = |target| of(&Balance::Maglev(HashOn::Query("room id".into())), "", target, &[]);
     assert_eq!(query("/?a=1&room+id=1%37&room%20id=18"), Some(key(b"17")));
     for nothing in [header(&[]), header(&[("x-room", "")]), cookie(&[]), cookie(&[("cookie", "sid=; a")])] {

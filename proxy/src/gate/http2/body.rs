@@ -1,14 +1,17 @@
 //! Bodies of HTTP/2 messages.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::timeout;
 
 use super::broken;
 use crate::gate::exchange::AnswerBody;
@@ -53,18 +56,18 @@ impl Body for Received {
     }
 }
 
-/// Sends an answer's body, as fast as the client takes it.
+/// Sends an answer's body, as fast as the client takes it. `patience`: how long it may take nothing.
 ///
 /// # Errors
-/// The client has given the stream up, or the body broke: then the stream is reset.
-pub(super) async fn send(mut stream: SendStream<Bytes>, mut body: AnswerBody) -> io::Result<()> {
+/// The client has given the stream up or has taken nothing for too long, or the body broke: then the stream is reset.
+pub(super) async fn send(mut stream: SendStream<Bytes>, mut body: AnswerBody, patience: Duration) -> io::Result<()> {
     while let Some(frame) = body.frame().await {
         // Trailers end at this hop.
         let Ok(mut data) = frame?.into_data() else { continue };
         while !data.is_empty() {
             stream.reserve_capacity(data.len());
             if stream.capacity() == 0 {
-                let granted = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                let granted = timeout(patience, poll_fn(|cx| stream.poll_capacity(cx))).await?;
                 granted.ok_or(io::ErrorKind::BrokenPipe)?.map_err(broken)?;
                 continue;
             }

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -61,15 +62,20 @@ impl Call {
         Ok(Tunnel::new(body.into_stream(), send, self.counted))
     }
 
-    /// Answers, and comes back when the last byte of the answer is under way.
+    /// Answers, and comes back when the last byte of the answer is under way. `patience`: how long the client may take
+    /// nothing of it.
     ///
     /// # Errors
-    /// The client has gone, or the body broke.
-    pub(in crate::gate) async fn answer(mut self, response: Response<AnswerBody>) -> Result<(), Gone> {
+    /// The client has gone or takes nothing, or the body broke.
+    pub(in crate::gate) async fn answer(
+        mut self,
+        response: Response<AnswerBody>,
+        patience: Duration,
+    ) -> Result<(), Gone> {
         let (head, body) = in_http2(response).into_parts();
         let over = body.is_end_stream();
         let send = self.respond.send_response(Response::from_parts(head, ()), over).map_err(|_| Gone)?;
-        if over { Ok(()) } else { body::send(send, body).await.map_err(|_| Gone) }
+        if over { Ok(()) } else { body::send(send, body, patience).await.map_err(|_| Gone) }
     }
 }
 

@@ -30,7 +30,6 @@ use super::refusal::Outcome;
 use super::session::{self, Asked, Client, Visit};
 use super::stream::Stream;
 use crate::config::Config;
-use crate::sys::socket::watch_for_death;
 
 /// What a client that speaks HTTP/2 without TLS sends first (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -96,8 +95,7 @@ pub(super) async fn serve(gate: Arc<Gate>, mut visit: Visit, stream: Stream, fro
     let (note, scheme) = (visit.note(), stream.keys().scheme());
     let relay = &gate.config.relay;
     // One that the kernel refuses is one whose peer is gone.
-    let tcp = stream.tcp().filter(|_| stream.is_tcp());
-    let _ = tcp.map(|tcp| watch_for_death(tcp, relay.keepalive, relay.user_timeout));
+    let _ = stream.watch_for_death(relay.keepalive, relay.user_timeout);
     let begun = timeout_at(visit.head_by, builder(&gate.config).handshake(Front::new(front, stream))).await;
     let Ok(Ok(mut session)) = begun else { return gate.conclude(&note, Outcome::ClientGone) };
     if let Err(error) = converse(&gate, &mut visit, scheme, &mut session).await {

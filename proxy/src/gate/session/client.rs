@@ -71,7 +71,7 @@ impl Client {
                 }
             }
             // A client that does not take it is reset.
-            Self::Http2(call) => drop(timeout_at(patience, call.answer(response)).await),
+            Self::Http2(call) => drop(timeout_at(patience, call.answer(response, ANSWER_PATIENCE)).await),
         }
     }
 }

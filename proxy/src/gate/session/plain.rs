@@ -101,7 +101,7 @@ impl Replied {
                 }
             }
             Client::Http2(call) => {
-                if call.answer(response).await.is_err() {
+                if call.answer(response, gate.config.relay.user_timeout).await.is_err() {
                     tracing::debug!(conn = %visit.id, "the client went away from its answer");
                 }
                 Err(Stopped::Done(None, visit.permit))

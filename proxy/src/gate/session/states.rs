@@ -137,7 +137,10 @@ impl Stopped {
 impl Up {
     pub(super) async fn read_head(self, gate: &Gate) -> Result<HeadRead, Stopped> {
         let Self { visit, stream, front } = self;
-        let keys = stream.keys();
+        let (keys, relay) = (stream.keys(), &gate.config.relay);
+        // For the answers of plain requests, which may be silent for hours, and which a client may not read. One that the
+        // kernel refuses is one whose peer is gone.
+        let _ = stream.watch_for_death(relay.keepalive, relay.user_timeout);
         match Exchange::new(stream, front, &gate.config.limits).read_head(visit.head_by).await {
             Ok((exchange, head)) => {
                 Ok(HeadRead { visit, client: Client::Http1(exchange), keys, scheme: keys.scheme(), head })
@@ -181,10 +184,12 @@ impl Dialled {
         let berth = self.berth;
         let cookie = gate.stick(&errand, berth.server(), from.scheme);
         let late = after(gate.config.timeouts(rule.way.route).response);
-        let ask = upstream::ask(self.backend, request, &gate.config.limits, late.min(visit.done_by));
+        let ask = timeout_at(visit.done_by, upstream::ask(self.backend, request, &gate.config.limits, late));
         let answer = match client.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
-            Ok(answer) => answer.inspect_err(|failure| {
+            // The client has had a part of that time: it says nothing of the server.
+            Ok(Err(_)) => return Err(Stopped::Refused(client, Refusal::HandshakeTimeout, Some(visit.permit))),
+            Ok(Ok(answer)) => answer.inspect_err(|failure| {
                 tracing::info!(conn = %visit.id, server = berth.address(), %failure, "no answer of the backend");
             }),
         };

@@ -248,6 +248,22 @@ async fn what_is_refused_is_told_on_its_stream() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_told_so_and_its_connection_lives_on() {
+    let (bench, listener) = bench(&format!("{FORWARD}[timeouts]\nhttp_response = \"150ms\"\n")).await;
+    let mut client = client(&bench).await;
+    let request = Request::post("http://app.test/").header("content-length", 100).body(()).unwrap();
+    let (answer, mut send) = client.send.send_request(request, false).unwrap();
+    send.send_data(Bytes::from_static(b"abc"), false).unwrap();
+    let (_server, head) = asked(&listener).await;
+    assert!(head.contains("content-length: 100\r\n"), "{head}");
+    let answer = timeout(NEVER, answer).await.expect("no answer").unwrap();
+    assert_eq!(answer.status(), StatusCode::REQUEST_TIMEOUT);
+    bench.counted(Outcome::Refused(Refusal::BodyTimeout), 1).await;
+    let (next, _) = client.ask(Request::get("http://app.test/a/../b").body(()).unwrap(), true).await;
+    assert_eq!(next.status(), Refusal::Path.status());
+}
+
+#[tokio::test]
 async fn streams_count_as_connections() {
     let (server, listener) = backend().await;
     let mut setup = Setup::plain(&[server], "");

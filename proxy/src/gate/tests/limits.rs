@@ -153,13 +153,13 @@ async fn a_routes_own_time_limits() {
                   [[route]]\npath = \"/quick\"\nbackend = \"app\"\ntimeouts = { response = \"100ms\" }\n\
                   [[route]]\npath = \"/short\"\nbackend = \"app\"\ntimeouts = { handshake = \"100ms\" }\n";
     let bench = Setup::plain(&[server], routes).ready().await;
-    for path in ["/quick", "/short"] {
+    for (path, refusal) in [("/quick", Refusal::ResponseTimeout), ("/short", Refusal::HandshakeTimeout)] {
         let silent = async {
             let (mut stream, _) = asked(&listener).await;
             read_all(&mut stream).await
         };
         let request = handshake(path, "");
         let (answer, _) = tokio::join!(bench.ask(&request), silent);
-        assert!(is(&answer, Refusal::ResponseTimeout), "{path}: {answer}");
+        assert!(is(&answer, refusal), "{path}: {answer}");
     }
 }

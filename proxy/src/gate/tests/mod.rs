@@ -15,4 +15,5 @@ mod plain;
 mod proxy_headers;
 mod refusals;
 mod secure;
+mod silence;
 mod user_tls;

@@ -230,6 +230,12 @@ async fn a_backend_that_fails() {
     let (server, _) = asked(&listener).await;
     expect(&read_all(&mut client).await, Refusal::ResponseTimeout);
     drop(server);
+    // Nor does one answer that waits for the rest of a request.
+    let mut client = bench.connect().await;
+    say(&mut client, "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 100\r\n\r\nabc").await;
+    let (server, _) = asked(&listener).await;
+    expect(&read_all(&mut client).await, Refusal::BodyTimeout);
+    drop(server);
     for (said, refusal) in [
         ("", Refusal::BackendClosed),
         ("HTTP/1.1 200", Refusal::BackendClosed),
