@@ -54,8 +54,8 @@ pub(super) struct Loaded {
     cookie_keys: HashMap<u16, Vec<CookieKey>>,
     /// By the index of the [[auth]]; all of them.
     checks: Vec<Arc<Check>>,
-    /// By the index of the backend: the checks that tell it of clients, on some route.
-    told: HashMap<u16, Vec<Arc<Check>>>,
+    /// By the index of the backend: the [[auth]] that tell it of clients, on some route.
+    told: HashMap<u16, Vec<u16>>,
 }
 
 impl Loaded {
@@ -97,8 +97,9 @@ impl Loaded {
         for route in config.routes.iter().filter(|route| !route.auth.is_empty()) {
             let backend = config.backends.iter().zip(0..).find(|(backend, _)| backend.name == route.backend);
             let told = loaded.told.entry(backend.context("a route has no backend")?.1).or_default();
-            let checks = config.auth.iter().zip(&loaded.checks);
-            told.extend(checks.filter(|(auth, _)| route.auth.contains(&auth.name)).map(|(_, check)| check.clone()));
+            told.extend(
+                config.auth.iter().zip(0..).filter(|(auth, _)| route.auth.contains(&auth.name)).map(|(_, at)| at),
+            );
         }
         Ok(loaded)
     }
@@ -161,10 +162,15 @@ impl InUse {
         self.now().connectors.get(&backend).cloned()
     }
 
-    /// Takes away what a client says of itself under the names by which a backend is told of clients, whether on this
-    /// route or on another one.
-    pub(super) fn clear(&self, backend: u16, headers: &mut HeaderMap) {
-        self.now().told.get(&backend).into_iter().flatten().for_each(|check| check.clear(headers));
+    /// Takes away what a client says of itself under the names by which a backend is told of clients, by the checks of its
+    /// route or by those of another one.
+    pub(super) fn clear(&self, backend: u16, route: &[u16], headers: &mut HeaderMap) {
+        let now = self.now();
+        for auth in now.told.get(&backend).into_iter().flatten() {
+            if let Some(check) = now.checks.get(usize::from(*auth)) {
+                check.clear(route.contains(auth), headers);
+            }
+        }
     }
 
     /// The checks of these indices. (There is one for every [[auth]].)

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
-use http::header::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
 pub(super) use self::basic::{Claimed, Users};
@@ -149,9 +149,11 @@ impl Check {
         }
     }
 
-    /// Takes away what a client says of itself under the names by which this check tells of clients.
-    pub(super) fn clear(&self, headers: &mut HeaderMap) {
-        remove(headers, &self.tells);
+    /// Takes away what a client says of itself under the names by which this check tells of clients. On other routes than
+    /// its own (not `here`), a client's credentials are for the backend to verify.
+    pub(super) fn clear(&self, here: bool, headers: &mut HeaderMap) {
+        let credential = |name: &HeaderName| [AUTHORIZATION, COOKIE].contains(name);
+        self.tells.iter().filter(|name| here || !credential(name)).for_each(|name| remove(headers, name));
     }
 
     /// Takes the credentials of this check out of a request. Returns the subprotocol that the client must be told if no
@@ -197,11 +199,9 @@ impl Check {
     }
 }
 
-/// Takes headers away, in every spelling that a backend may read as the same name.
-fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
-    let same = |one: &HeaderName, other: &HeaderName| as_cgi(one).eq(as_cgi(other));
-    let sent: Vec<HeaderName> =
-        headers.keys().filter(|sent| names.iter().any(|name| same(sent, name))).cloned().collect();
+/// Takes a header away, in every spelling that a backend may read as the same name.
+fn remove(headers: &mut HeaderMap, name: &HeaderName) {
+    let sent: Vec<HeaderName> = headers.keys().filter(|sent| as_cgi(sent).eq(as_cgi(name))).cloned().collect();
     for name in sent {
         headers.remove(name);
     }

@@ -171,7 +171,7 @@ impl HeadRead {
 /// with.
 fn finish(gate: &Gate, visit: &Visit, rule: &Rule, entered: &Entered, headers: &mut HeaderMap) -> Errand {
     let kept = kept(gate, rule.way, headers);
-    gate.loaded.clear(rule.way.backend, headers);
+    gate.loaded.clear(rule.way.backend, &rule.auth, headers);
     if let Some(person) = &visit.person {
         person.tell(headers);
     }

@@ -143,6 +143,12 @@ async fn nobody_says_who_it_is_where_another_route_of_the_backend_tells() {
         let (.., head) = enters(&bench, &listener, &request).await;
         assert!(head.contains("x-other: 1\r\n") && !head.contains("admin"), "{head}");
     }
+    // But who it is to the backend itself is the backend's to find out.
+    let auth = "[[auth]]\nname = \"login\"\nforward = { backend = \"app\", response_headers = [\"authorization\"] }\n\
+                [[route]]\npath = \"/open\"\nbackend = \"app\"\nhttp = \"forward\"\n";
+    let (bench, listener) = gate(auth, Vec::new()).await;
+    let (.., head) = enters(&bench, &listener, &handshake("/open", "Authorization: Basic eA==\r\n")).await;
+    assert!(head.contains("authorization: Basic eA==\r\n"), "{head}");
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ impl Sent {
     }
 
     pub(super) fn strip(&mut self, check: &Check) -> Option<String> {
-        check.clear(&mut self.headers);
+        check.clear(true, &mut self.headers);
         check.strip(&mut self.asked())
     }
 
