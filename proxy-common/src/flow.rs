@@ -6,15 +6,19 @@
 //! source's window, and waits for userspace to carry it over.
 //!
 //! The direction's state has two owners. The verdict writes `mode`, `redirected` and `passed`; userspace writes
-//! `forwarded`. All are cumulative. The rules, which `tests/model.rs` explores exhaustively:
+//! `forwarded`. All are cumulative. The rules, which `tests/model` explores exhaustively:
 //!
-//! * the verdict leaves kernel mode when there is no [`room`];
+//! * the verdict leaves kernel mode when there is no [`room`], or when a segment holds more frames than it may count;
+//! * userspace loads `passed` before `redirected`: the other way round it may miss a redirect that came before the bytes
+//!   that it sees passed, and overtake the kernel;
 //! * userspace carries passed bytes over only after the target has accepted everything that was redirected
 //!   ([`may_forward`]), so that it never overtakes the kernel;
 //! * the verdict returns to kernel mode only when userspace has carried over everything that was passed
 //!   ([`decide`]), so that the kernel never overtakes userspace;
 //! * userspace sleeps only when it has carried over everything; whoever passes bytes up while it may be asleep
-//!   wakes it ([`must_wake`]).
+//!   wakes it ([`must_wake`]);
+//! * whoever carries bytes counts their frames: userspace takes the scanner over with the first bytes that are passed, the
+//!   verdict takes it back when it returns to kernel mode.
 
 use crate::layout::{MODE_KERNEL, MODE_USER};
 
@@ -47,17 +51,55 @@ pub struct Target {
 /// 2 KiB. A segment arrives in one to three pieces; two is what loopback and drivers with header split deliver.
 pub const PIECE: u32 = 4096;
 
+/// The redirected segments that may not have reached the target's TCP yet: never too few of them.
+///
+/// The verdict sees how many bytes the target has accepted, but not of how many segments. So it counts in two steps:
+/// `recent` are the segments redirected since `mark`, and once the target has accepted all that was sent before `mark`
+/// no other can be waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Burst {
+    /// Segments that may wait.
+    pub waiting: u32,
+    /// Of these, the ones redirected after `mark` was set.
+    pub recent: u32,
+    /// What had been sent to the target when `mark` was set: bytes, wrapping.
+    pub mark: u32,
+}
+
+impl Burst {
+    /// What is left of it, now that of `sent` bytes in all the target has accepted `accepted` (both wrapping).
+    #[must_use]
+    #[inline(always)]
+    pub const fn settled(self, sent: u32, accepted: u32) -> Self {
+        if sent == accepted {
+            Self { waiting: 0, recent: 0, mark: sent }
+        } else if accepted.wrapping_sub(self.mark) <= i32::MAX as u32 {
+            Self { waiting: self.recent, recent: 0, mark: sent }
+        } else {
+            self
+        }
+    }
+
+    /// With one more segment.
+    #[must_use]
+    #[inline(always)]
+    pub const fn and_one(self) -> Self {
+        Self { waiting: self.waiting.saturating_add(1), recent: self.recent.saturating_add(1), mark: self.mark }
+    }
+}
+
 /// Whether the target's TCP takes `len` more bytes at once, so that nothing waits uncharged.
 ///
 /// * `backlog_limit` bounds what waits for the kernel worker (bytes);
-/// * `burst` counts the segments that already wait, each of which may cost a [`PIECE`];
+/// * `waiting` counts the segments that already wait ([`Burst`]), each of which may cost a [`PIECE`];
 /// * the worker writes only while less than half of the send buffer is in flight (`sock_writeable`).
 #[must_use]
 #[inline(always)]
-pub const fn room(target: &Target, burst: u32, len: u32, backlog_limit: u32) -> bool {
-    let waiting = target.backlog as u64 + len as u64;
-    let cost = waiting + (burst as u64 + 1) * PIECE as u64;
-    waiting <= backlog_limit as u64
+pub const fn room(target: &Target, waiting: u32, len: u32, backlog_limit: u32) -> bool {
+    let bytes = target.backlog as u64 + len as u64;
+    let cost = bytes + (waiting as u64 + 1) * PIECE as u64;
+    bytes <= backlog_limit as u64
         && target.queued as u64 + cost <= target.limit as u64
         && (target.in_flight as u64) * 2 < target.limit as u64
 }
@@ -90,28 +132,37 @@ pub const fn may_forward(redirected: u64, forwarded: u64, accepted: u64) -> bool
     accepted >= redirected + forwarded
 }
 
-/// Bytes that were redirected and that the target's TCP has not accepted yet, from its `write_seq`
-/// (32 bits, wrapping) now and as it stood before the first of them.
+/// Bytes that were sent to the target and that its TCP has not accepted yet, from what was `sent` in all (redirected and
+/// forwarded) and from its `write_seq` now and as it stood before the first of them. All are 32 bits, wrapping.
 #[must_use]
 #[inline(always)]
-pub const fn backlog(redirected: u64, forwarded: u64, base: u32, write_seq: u32) -> u32 {
-    (redirected.wrapping_add(forwarded) as u32).wrapping_sub(write_seq.wrapping_sub(base))
+pub const fn backlog(sent: u32, base: u32, write_seq: u32) -> u32 {
+    sent.wrapping_sub(write_seq.wrapping_sub(base))
 }
 
-/// How many bytes at the front of a segment the source has delivered before.
+/// Where a segment stands in the stream that its socket's reader has been promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It begins with bytes that were delivered before, so many: 0 in the ordinary case, never more than it has.
+    Overlaps(u32),
+    /// Bytes before it are missing.
+    BehindAGap,
+}
+
+/// Where a segment stands whose first byte has the sequence number `seq`, while `next_seq` is the next one to deliver.
 ///
 /// TCP hands a segment on that overlaps what was received already (a retransmission cut elsewhere), or that
 /// userspace has read a part of, and expects its reader to skip the rest by sequence number. The sockmap reader
 /// (`tcp_read_skb`) does not, so the verdict must. All numbers are 32-bit sequence numbers, wrapping.
 #[must_use]
 #[inline(always)]
-pub const fn overlap(next_seq: u32, seq: u32, len: u32) -> u32 {
+pub const fn place(next_seq: u32, seq: u32, len: u32) -> Place {
     let ahead = next_seq.wrapping_sub(seq);
     if ahead > i32::MAX as u32 {
-        0 // The segment begins behind what we expect: nothing of it is old.
+        Place::BehindAGap
     } else if ahead > len {
-        len
+        Place::Overlaps(len)
     } else {
-        ahead
+        Place::Overlaps(ahead)
     }
 }

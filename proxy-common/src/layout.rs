@@ -5,6 +5,7 @@
 
 use core::mem::{align_of, size_of};
 
+use crate::flow::Burst;
 use crate::scan::Scanner;
 
 /// Which way bytes go.
@@ -71,8 +72,8 @@ pub const SIZE_BUCKETS: usize = 24;
 
 /// What is counted for one direction of one pair.
 ///
-/// One writer at a time: the verdict program while the pair is in the sockmap engine (it runs under the source
-/// socket's lock), the relay's own code else.
+/// Whoever carries the bytes counts them, so there is one writer at a time: the verdict program while the direction is
+/// in kernel mode (it runs under the source socket's lock), the relay's own code else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize))]
 #[repr(C)]
@@ -148,10 +149,11 @@ pub const MODE_USER: u32 = 1;
 pub const FLAG_BASE: u32 = 1;
 /// [`VerdictState::flags`]: `next_seq` holds the sequence number of the next byte to relay.
 pub const FLAG_SEQ: u32 = 2;
-/// [`VerdictState::flags`]: the verdict had to give up a byte; userspace must abort the pair.
+/// [`VerdictState::flags`]: bytes of the stream are missing or cannot be carried; userspace must abort the pair.
 pub const FLAG_BROKEN: u32 = 4;
 
-/// What the verdict keeps for one direction. Written by the verdict only; read by userspace.
+/// What the verdict keeps for one direction. Written by the verdict only; read by userspace, which must load `passed`
+/// before all else: the verdict publishes the other fields with it.
 /// The value of the `VERDICTS` map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -162,17 +164,21 @@ pub struct VerdictState {
     pub passed: u64,
     /// [`MODE_KERNEL`] or [`MODE_USER`].
     pub mode: u32,
-    /// Segments redirected since the target's backlog was last seen empty.
-    pub burst: u32,
     /// The target's `write_seq` before the first redirect (see [`FLAG_BASE`]).
     pub base: u32,
     /// TCP sequence number of the next byte that the source owes us (see [`FLAG_SEQ`]).
     pub next_seq: u32,
     /// [`FLAG_BASE`], [`FLAG_SEQ`], [`FLAG_BROKEN`].
     pub flags: u32,
-    /// Times that the mode went from kernel to user.
+    /// Times that the direction was given to userspace. Each time userspace takes the scanner over.
     pub flips: u32,
-    /// Where in a frame the direction stands.
+    /// Of the first segment passed at the last flip, bytes at its front that the verdict has counted before it gave up.
+    pub counted: u32,
+    /// The redirected segments that may still wait for the target.
+    pub burst: Burst,
+    /// Padding.
+    pub reserved: u32,
+    /// Where in a frame the direction stands, while it is in kernel mode; where userspace takes over, while it is not.
     pub scanner: Scanner,
 }
 
@@ -181,12 +187,15 @@ pub struct VerdictState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct UserState {
-    /// Of the passed bytes, those that the target's TCP has accepted, cumulative.
+    /// Of the passed bytes, those that the target's TCP has accepted, cumulative. Publishes `scanner`.
     pub forwarded: u64,
     /// Not 0: the verdict must stay in, or go to, user mode.
     pub hold: u32,
     /// Padding.
     pub reserved: u32,
+    /// Where in a frame the direction stands, while it is in user mode. The verdict takes it back when it finds
+    /// everything forwarded.
+    pub scanner: Scanner,
 }
 
 /// A record of the `EVENTS` ring buffer: userspace may be asleep and must look at this direction.
@@ -202,9 +211,11 @@ pub struct Event {
 const _: () = assert!(size_of::<DirCounters>() == 8 + 8 + 64 + 192 + 8 + 8);
 const _: () = assert!(size_of::<PairCounters>() == 2 * size_of::<DirCounters>());
 const _: () = assert!(size_of::<Scanner>() == 32 && align_of::<Scanner>() == 8);
-const _: () = assert!(size_of::<VerdictState>() == 16 + 24 + 32 && align_of::<VerdictState>() == 8);
-const _: () = assert!(size_of::<UserState>() == 16 && align_of::<UserState>() == 8);
+const _: () = assert!(size_of::<Burst>() == 12 && align_of::<Burst>() == 4);
+const _: () = assert!(size_of::<VerdictState>() == 16 + 24 + 12 + 4 + 32 && align_of::<VerdictState>() == 8);
+const _: () = assert!(size_of::<UserState>() == 16 + 32 && align_of::<UserState>() == 8);
 const _: () = assert!(size_of::<Event>() == 8);
 // BPF arrays lay their values out at multiples of 8 bytes, which the memory maps of userspace rely on.
 const _: () = assert!(size_of::<PairCounters>().is_multiple_of(8));
 const _: () = assert!(size_of::<VerdictState>().is_multiple_of(8));
+const _: () = assert!(size_of::<UserState>().is_multiple_of(8));

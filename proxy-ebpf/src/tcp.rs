@@ -52,7 +52,7 @@ impl Tcp {
     }
 
     #[inline(always)]
-    fn target(self) -> Target {
+    fn memory(self) -> Target {
         Target {
             backlog: 0,
             queued: self.field(&OFFSET_WMEM_QUEUED),
@@ -62,16 +62,24 @@ impl Tcp {
     }
 }
 
-/// The state of the socket at `index` of `TARGETS`: its `write_seq` and its memory. `None` when it is gone.
+/// The socket that a direction goes to.
+pub(crate) struct Peer {
+    /// The sequence number behind the last byte that was written to it.
+    pub(crate) write_seq: u32,
+    /// Its send queue. The backlog is not known here: 0.
+    pub(crate) memory: Target,
+}
+
+/// The socket at `index` of `TARGETS`. `None` when it is gone.
 #[inline(always)]
-pub(crate) fn target(index: u32) -> Option<(u32, Target)> {
+pub(crate) fn target(index: u32) -> Option<Peer> {
     let map = core::ptr::from_ref(&TARGETS).cast_mut().cast();
     // SAFETY: the map is a SOCKMAP; the verifier demands the null check and the release below.
     let socket = unsafe { bpf_map_lookup_elem(map, core::ptr::from_ref(&index).cast()) };
     if socket.is_null() {
         return None;
     }
-    let found = Tcp::of(socket).map(|tcp| (tcp.write_seq(), tcp.target()));
+    let found = Tcp::of(socket).map(|tcp| Peer { write_seq: tcp.write_seq(), memory: tcp.memory() });
     // SAFETY: the look-up acquired this reference, and nothing of the socket is used after this.
     unsafe { bpf_sk_release(socket) };
     found

@@ -7,9 +7,9 @@ use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_loop, bpf_skb_adjust_room};
 use aya_ebpf::programs::SkBuffContext;
 use aya_ebpf::{EbpfContext as _, bindings::__sk_buff};
 use aya_log_ebpf::debug;
-use proxy_common::flow::{self, Decision};
+use proxy_common::flow::{self, Decision, Place, Target};
 use proxy_common::layout::{
-    self, Event, FLAG_BASE, FLAG_BROKEN, FLAG_SEQ, MODE_KERNEL, MODE_USER, UserState, VerdictState,
+    self, DirCounters, Event, FLAG_BASE, FLAG_BROKEN, FLAG_SEQ, MODE_KERNEL, MODE_USER, UserState, VerdictState,
 };
 
 use crate::maps::{COUNTERS, EVENTS, INDICES, TARGETS, USERS, VERDICTS};
@@ -27,8 +27,10 @@ const TRIM_STEPS: u32 = 260;
 #[inline(always)]
 pub(crate) fn verdict(ctx: &SkBuffContext) -> u32 {
     if ctx.len() == 0 {
-        // A lone FIN. Redirecting it would break the target's queue; passing it lets userspace read the end.
-        return SK_PASS;
+        // A lone FIN. Redirecting it breaks the target, and passing it breaks this socket if redirected bytes wait for it:
+        // the FIN queues behind them, and the worker takes its length, 0, for a failed send. Dropped, the end is readable
+        // all the same.
+        return SK_DROP;
     }
     // SAFETY: the helper takes this program's context.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
@@ -48,19 +50,28 @@ pub(crate) fn verdict(ctx: &SkBuffContext) -> u32 {
         wake(index, cookie);
         return SK_DROP;
     }
-    let len = ctx.len();
-    if len == 0 {
+    if ctx.len() == 0 {
         return SK_DROP;
     }
     // SAFETY: `pair` points to a map value; either direction is written by its own verdict only.
     let counters = unsafe {
         if index & 1 == 0 { &raw mut (*pair).dirs[0] } else { &raw mut (*pair).dirs[1] }
     };
-    count::segment(ctx, len, state, counters);
-    decide(ctx, index, cookie, len, state, user)
+    let direction = Direction { index, cookie, state, user, counters };
+    decide(ctx, &direction)
 }
 
-/// Takes what was delivered before off the front of the segment (see [`flow::overlap`]). False: it can't be done.
+/// The direction that a segment belongs to.
+struct Direction {
+    index: u32,
+    cookie: u64,
+    state: *mut VerdictState,
+    user: *const UserState,
+    counters: *mut DirCounters,
+}
+
+/// Takes what was delivered before off the front of the segment (see [`flow::place`]). False: it can't be done, or bytes
+/// before the segment are missing.
 #[inline(always)]
 fn trim(ctx: &SkBuffContext, state: *mut VerdictState) -> bool {
     let skb: *mut __sk_buff = ctx.skb.skb;
@@ -86,17 +97,17 @@ fn trim(ctx: &SkBuffContext, state: *mut VerdictState) -> bool {
         }
     }
     // SAFETY: as above.
-    let old = flow::overlap(unsafe { (*state).next_seq }, seq, len);
+    let Place::Overlaps(old) = flow::place(unsafe { (*state).next_seq }, seq, len) else {
+        return false;
+    };
+    if old >= len {
+        // Wholly old, which TCP itself never queues.
+        return false;
+    }
     // SAFETY: as above.
     unsafe { (*state).next_seq = seq.wrapping_add(len) };
     if old == 0 {
         return true;
-    }
-    if old >= len {
-        // Wholly old, which TCP itself never queues. There is nothing to deliver; nothing moves.
-        // SAFETY: as above.
-        unsafe { (*state).next_seq = seq.wrapping_add(old) };
-        return false;
     }
     let mut trim = Trim { skb, old };
     // SAFETY: `trim_step` has the signature that the kernel calls.
@@ -129,62 +140,79 @@ extern "C" fn trim_step(_turn: u32, trim: *mut Trim) -> i64 {
 }
 
 #[inline(always)]
-fn decide(
-    ctx: &SkBuffContext,
-    index: u32,
-    cookie: u64,
-    len: u32,
-    state: *mut VerdictState,
-    user: *const UserState,
-) -> u32 {
-    let Some((write_seq, mut target)) = tcp::target(layout::peer(index)) else {
-        // The other socket is gone; what comes now has nobody to go to. Userspace sees the end of it.
-        return SK_PASS;
-    };
+fn decide(ctx: &SkBuffContext, direction: &Direction) -> u32 {
+    let &Direction { index, state, user, counters, .. } = direction;
+    let len = ctx.len();
     // SAFETY: both are map values; `state` has this verdict as its only writer, `user` is written by userspace in
     // whole words.
     let (forwarded, hold) = unsafe { (core::ptr::read_volatile(&raw const (*user).forwarded), (*user).hold != 0) };
     // SAFETY: as above.
     let (mode, redirected, passed) = unsafe { ((*state).mode, (*state).redirected, (*state).passed) };
-    // SAFETY: as above.
-    unsafe {
-        if (*state).flags & FLAG_BASE == 0 {
-            // Nothing was redirected yet, and userspace writes only what was passed.
-            (*state).base = write_seq;
-            (*state).flags |= FLAG_BASE;
-        }
-        target.backlog = flow::backlog(redirected, forwarded, (*state).base, write_seq);
-        if target.backlog == 0 {
-            (*state).burst = 0;
-        }
-    }
-    // SAFETY: a static is readable; volatile, because the loader changes it after compilation.
-    let limit = unsafe { core::ptr::read_volatile(&BACKLOG_LIMIT) };
-    // SAFETY: as above.
-    let room = flow::room(&target, unsafe { (*state).burst }, len, limit);
+    let sent = redirected.wrapping_add(forwarded) as u32;
+    // Without a target there is no room: userspace, which is being told of its end, sees what has still come.
+    let room = tcp::target(layout::peer(index)).is_some_and(|target| room(&target, state, sent, len));
     match flow::decide(mode, passed, forwarded, hold, room) {
         Decision::Redirect => {
+            if mode == MODE_USER {
+                // SAFETY: as above. Userspace has written the scanner before the `forwarded` that was read above; a BPF
+                // atomic that fetches is a full barrier.
+                unsafe {
+                    fetch_add(&raw mut (*state).passed, 0);
+                    (*state).scanner = core::ptr::read_volatile(&raw const (*user).scanner);
+                }
+            }
+            let counted = count::segment(ctx, len, state, counters);
+            if counted < len {
+                give_up(state, counted);
+                return pass(direction, len);
+            }
             // SAFETY: as above.
             unsafe {
                 (*state).mode = MODE_KERNEL;
                 (*state).redirected = redirected + u64::from(len);
-                (*state).burst += 1;
+                (*state).burst = (*state).burst.and_one();
             }
             redirect(ctx, index)
         }
         Decision::Pass => {
             if mode == MODE_KERNEL {
-                debug!(ctx, "direction {} to user mode: backlog {}, queued {} of {}", index, target.backlog,
-                    target.queued, target.limit);
-                // SAFETY: as above.
-                unsafe {
-                    (*state).mode = MODE_USER;
-                    (*state).flips += 1;
-                }
+                debug!(ctx, "direction {} to user mode: {} of {} bytes sent wait", index, sent, redirected);
+                give_up(state, 0);
             }
-            pass(index, cookie, len, state, user);
-            SK_PASS
+            pass(direction, len)
         }
+    }
+}
+
+/// Whether the target takes `len` more bytes, of which `sent` were sent to it so far.
+#[inline(always)]
+fn room(target: &tcp::Peer, state: *mut VerdictState, sent: u32, len: u32) -> bool {
+    // SAFETY: `state` is a map value with this verdict as its only writer.
+    let waiting = unsafe {
+        if (*state).flags & FLAG_BASE == 0 {
+            // Nothing was redirected yet, and userspace writes only what was passed.
+            (*state).base = target.write_seq;
+            (*state).flags |= FLAG_BASE;
+        }
+        let accepted = target.write_seq.wrapping_sub((*state).base);
+        (*state).burst = (*state).burst.settled(sent, accepted);
+        (*state).burst.waiting
+    };
+    // SAFETY: as above.
+    let backlog = unsafe { flow::backlog(sent, (*state).base, target.write_seq) };
+    // SAFETY: a static is readable; volatile, because the loader changes it after compilation.
+    let limit = unsafe { core::ptr::read_volatile(&BACKLOG_LIMIT) };
+    flow::room(&Target { backlog, ..target.memory }, waiting, len, limit)
+}
+
+/// Leaves the direction to userspace, which counts from here on: all but the first `counted` bytes of this segment.
+#[inline(always)]
+fn give_up(state: *mut VerdictState, counted: u32) {
+    // SAFETY: `state` is a map value with this verdict as its only writer.
+    unsafe {
+        (*state).mode = MODE_USER;
+        (*state).counted = counted;
+        (*state).flips += 1;
     }
 }
 
@@ -196,14 +224,16 @@ fn redirect(ctx: &SkBuffContext, index: u32) -> u32 {
 
 /// Counts bytes as passed up, then looks whether userspace may be asleep: in this order (see [`flow::must_wake`]).
 #[inline(always)]
-fn pass(index: u32, cookie: u64, len: u32, state: *mut VerdictState, user: *const UserState) {
+fn pass(direction: &Direction, len: u32) -> u32 {
+    let &Direction { index, cookie, state, user, .. } = direction;
     // SAFETY: `passed` is an aligned word of a map value; a BPF atomic that fetches is a full barrier.
     let before = unsafe { fetch_add(&raw mut (*state).passed, u64::from(len)) };
-    // SAFETY: as above.
+    // SAFETY: `user` is a map value, written by userspace in whole words.
     let forwarded = unsafe { core::ptr::read_volatile(&raw const (*user).forwarded) };
     if flow::must_wake(before, forwarded) {
         wake(index, cookie);
     }
+    SK_PASS
 }
 
 /// An atomic add that returns the old value and is a full barrier.

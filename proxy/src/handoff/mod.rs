@@ -20,12 +20,14 @@ pub mod files;
 mod found;
 pub mod memory;
 mod peer;
+mod snapshot;
 pub mod stats;
 mod tally;
 pub mod wire;
 
 pub use found::{Found, Held, MOST_FOUND};
 pub use peer::{Peer, canonical};
+pub use snapshot::{PairRow, Snapshot, SnapshotWriter};
 pub use tally::{TALLIES, Tally};
 
 /// The most that one message holds, in bytes: below the default limit of 212,992 on a Unix socket's buffer, with
@@ -361,42 +363,4 @@ pub enum ToKeeper {
         /// Comes back with the answer.
         request: u64,
     },
-}
-
-/// Everything that the admin listener shows.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// Every live pair.
-    pub pairs: Vec<PairRow>,
-    /// What the pairs that have ended had counted, by [`Engine`] in the order of [`Engine::ALL`].
-    pub ended: [PairCounters; Engine::ALL.len()],
-    /// Ended pairs by reason: the reason's label and how many.
-    pub ends: Vec<(String, u64)>,
-    /// Close frames of ended and live pairs: direction index, status code, and how many.
-    pub close_codes: Vec<(u32, u32, u64)>,
-    /// Moves of directions from kernel to user mode because the receiver was congested, ended pairs included.
-    pub flips: u64,
-    /// Gates started, the first included.
-    pub gate_starts: u64,
-    /// Times that changed files were to be taken into use: with success, and without.
-    pub reloads: [u64; 2],
-    /// Servers that were found by names.
-    pub found: Vec<Found>,
-    /// CLOCK_MONOTONIC_COARSE when this was made, in nanoseconds.
-    pub now_ns: u64,
-}
-
-/// One live pair.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PairRow {
-    /// What is known of it.
-    pub facts: Facts,
-    /// What carries it now.
-    pub engine: Engine,
-    /// Why nothing better.
-    pub why_not: Option<WhyNot>,
-    /// Its counters.
-    pub counters: PairCounters,
-    /// Per direction: whether userspace carries it at this moment.
-    pub user_mode: [bool; 2],
 }

@@ -49,6 +49,9 @@ const FAREWELL: Duration = Duration::from_secs(6);
 /// Messages of the gate that are read before the pairs get their turn.
 const GATE_TURN: usize = 64;
 
+/// Events of the kernel program that are read before the others get their turn.
+const EVENTS_TURN: usize = 256;
+
 /// When to try again to tell the gate what it had no room for.
 const GATE_RETRY: Duration = Duration::from_millis(50);
 
@@ -204,6 +207,7 @@ impl Keeper {
                 }
             }
             self.relay.turn(Instant::now());
+            self.go_on_with_snapshot();
             self.files.look(Instant::now(), self.gate.control());
             if let Some(control) = self.gate.control() {
                 self.relay.ended.report(control);
@@ -214,11 +218,13 @@ impl Keeper {
     fn stop(&mut self) {
         tracing::info!(pairs = self.relay.table.live(), "told to stop");
         self.gate.stop();
-        self.relay.farewell_all(Instant::now());
+        self.relay.farewell_all();
     }
 
     fn read_events(&mut self) {
-        while let Some(event) = self.relay.kernel.as_mut().and_then(Kernel::next_event) {
+        // The ring stays readable, so that what is left comes with the next turn.
+        for _ in 0..EVENTS_TURN {
+            let Some(event) = self.relay.kernel.as_mut().and_then(Kernel::next_event) else { return };
             self.relay.on_event(event.index, event.cookie);
         }
     }
@@ -331,7 +337,7 @@ impl Keeper {
                 };
             }
             ToKeeper::Checked { .. } => tracing::error!("the gate checked a server that does not exist"),
-            ToKeeper::Snapshot { request } => self.answer_snapshot(request),
+            ToKeeper::Snapshot { request } => self.begin_snapshot(request),
         }
     }
 
@@ -362,13 +368,22 @@ impl Keeper {
             || self.found.contains_key(&(backend, server))
     }
 
-    fn answer_snapshot(&mut self, request: u64) {
-        let Some(control) = self.gate.control() else { return };
+    fn begin_snapshot(&mut self, request: u64) {
         let found = self.found.values().cloned().collect();
-        let snapshot = snapshot::take(&self.relay, &self.carried, self.gate.starts, self.files.reloads);
-        let snapshot = Snapshot { found, ..snapshot };
-        let sent = memory::write("sluice-snapshot", &snapshot)
-            .and_then(|file| wire::send(control, &ToGate::Snapshot { request }, &[file.as_fd()]));
+        let rest =
+            Snapshot { found, gate_starts: self.gate.starts, reloads: self.files.reloads, ..Snapshot::default() };
+        if let Err(error) = self.relay.begin_snapshot(request, &self.carried, rest) {
+            tracing::warn!(%error, "cannot answer the gate's question for the live pairs");
+        }
+    }
+
+    fn go_on_with_snapshot(&mut self) {
+        let taken = self.relay.go_on_with_snapshot();
+        let Some(control) = self.gate.control() else { return };
+        let sent = taken.and_then(|taken| {
+            let Some((request, file)) = taken else { return Ok(()) };
+            wire::send(control, &ToGate::Snapshot { request }, &[file.as_fd()])
+        });
         if let Err(error) = sent {
             tracing::warn!(%error, "cannot answer the gate's question for the live pairs");
         }

@@ -26,6 +26,16 @@ pub(super) struct Flow {
     pub(super) drain_polls: u8,
     /// A drain timer is running.
     pub(super) drain_timer: bool,
+    /// What the reader of the source had taken when the pair entered the sockmap, in bytes.
+    pub(super) consumed: u64,
+    /// The verdict's count of flips when userspace last took the scanner over.
+    pub(super) flips: u32,
+    /// Bytes at the front of what is passed that the verdict has counted.
+    pub(super) counted: u32,
+    /// It waits in the queue of those that have more to do.
+    pub(super) queued: bool,
+    /// All before the source's end has been accepted by the target, which gets its FIN once it may.
+    pub(super) fin_waits: bool,
     /// The source's socket has told of its end; reading will show it.
     pub(super) ending: bool,
     /// The source's end has been read.
@@ -76,18 +86,23 @@ pub(super) struct Pair {
     pub(super) generation: u32,
     pub(super) engine: Engine,
     pub(super) why_not: Option<WhyNot>,
+    /// Both sockets are in the sockmaps, so that the kernel carries them or passes their bytes up. A pair of the `sockmap`
+    /// engine has left them once one side has ended.
+    pub(super) in_maps: bool,
     /// It is to enter the sockmap as soon as both directions are idle.
     pub(super) promote: bool,
     pub(super) closing: Option<Closing>,
     pub(super) reason: EndReason,
     pub(super) opened: Instant,
+    /// How often it was found not to be through with its end.
+    pub(super) closing_polls: u8,
     /// What the `epoll` watches on each socket now.
     pub(super) watched: [EventFlags; 2],
 }
 
 // What a pair that the kernel relays costs on the heap, beside its counters (576 bytes, once they are looked at): with
 // both under 1 KiB, and no buffer.
-const _: () = assert!(size_of::<Pair>() <= 304);
+const _: () = assert!(size_of::<Pair>() <= 344);
 
 /// What userspace watches on each socket of a pair that the kernel relays: its end only.
 const END: EventFlags = EventFlags::RDHUP.union(EventFlags::ET);
@@ -128,7 +143,7 @@ impl Pair {
 
     /// What must be watched on the socket that `side` comes from.
     pub(super) fn wanted(&self, side: Direction) -> EventFlags {
-        if self.engine != Engine::Sockmap {
+        if !self.in_maps {
             return END | EventFlags::IN | EventFlags::OUT;
         }
         let mut flags = END;

@@ -116,16 +116,14 @@ pub(super) struct Pump<'a> {
     pub(super) spill: &'a mut Spill,
     /// Shared by all pairs; empty of meaning between calls.
     pub(super) buffer: &'a mut [u8],
-    /// The source is known to have ended, so that its end makes no new event: read until it shows.
-    pub(super) ending: bool,
 }
 
 impl Pump<'_> {
     /// Sends what waits, then reads and sends up to `most` bytes.
     ///
-    /// `read` sees bytes as they are read, `sent` how many the target's TCP has accepted. A source that has been
-    /// read less than the buffer holds is taken to be empty: its next byte makes a new event. (One that speaks TLS gives
-    /// no more than is of one type of record, so it is read until it has nothing.)
+    /// `read` sees bytes as they are read, `sent` how many the target's TCP has accepted. A source is read until it says
+    /// that it has nothing: a read that gives less than was asked for does not mean that, because the kernel also cuts reads
+    /// at urgent data, at a Unix socket's ancillary data and between TLS records.
     pub(super) fn run(&mut self, most: usize, mut read: impl FnMut(&[u8]), mut sent: impl FnMut(usize)) -> Stopped {
         let mut left = most;
         loop {
@@ -154,9 +152,6 @@ impl Pump<'_> {
                 Err(Failure::Socket(Errno::AGAIN)) => return Stopped::Blocked,
                 Err(error) => return Stopped::TargetFailed(error),
                 Ok(_) => {}
-            }
-            if got < room && !self.ending && self.source.leg.is_none() {
-                return Stopped::Idle;
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The pairs by slot.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::pair::Pair;
 
@@ -62,11 +63,32 @@ impl Table {
         self.pairs.iter().enumerate().filter_map(|(slot, pair)| Some((slot as u32, pair.as_deref()?)))
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Pair)> {
-        self.pairs.iter_mut().enumerate().filter_map(|(slot, pair)| Some((slot as u32, pair.as_deref_mut()?)))
+    /// The slots that have ever been used: all below this one.
+    fn end(&self) -> u32 {
+        self.pairs.len() as u32
+    }
+}
+
+/// A round over all pairs, a few slots at a time, so that the other pairs do not wait for its end. Pairs that come
+/// meanwhile are visited only where the round has not been yet.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    next: u32,
+}
+
+impl Round {
+    /// Slots that are looked at without a break: with a few microseconds for each pair, less than a millisecond.
+    const STEP: u32 = 128;
+
+    /// The next slots; `None` when the round is over.
+    pub(super) fn step(&mut self, table: &Table) -> Option<Range<u32>> {
+        let from = self.next;
+        self.next = from.saturating_add(Self::STEP).min(table.end());
+        (from < self.next).then_some(from..self.next)
     }
 
-    pub(super) fn slots(&self) -> Vec<u32> {
-        self.iter().map(|(slot, _)| slot).collect()
+    /// Whether it has been at this slot.
+    pub(super) fn has_visited(&self, slot: u32) -> bool {
+        slot < self.next
     }
 }

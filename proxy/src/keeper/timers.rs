@@ -1,11 +1,10 @@
 //! What must be looked at later.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// Why a pair is looked at again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Reason {
     /// A direction waits until its target has accepted what the kernel redirected.
     Drain,
@@ -15,37 +14,64 @@ pub(super) enum Reason {
     Limit,
     /// The end that the pair has of its own.
     Expiry,
+    /// A socket that the `epoll` would not take.
+    Watch,
 }
 
-/// A pair and why. `generation` tells it from a later tenant of its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Timer {
-    pub(super) slot: u32,
-    pub(super) generation: u32,
-    pub(super) reason: Reason,
+impl Reason {
+    const ALL: [Self; 5] = [Self::Drain, Self::Closing, Self::Limit, Self::Expiry, Self::Watch];
 }
 
-/// The timers of all pairs. A timer that is no longer wanted is ignored by its receiver when it fires.
+/// A pair's slot and why.
+pub(super) type Timer = (u32, Reason);
+
+/// The timers of all pairs: for each pair at most one for each reason.
 #[derive(Debug, Default)]
-pub(super) struct Timers(BinaryHeap<Reverse<(Instant, Timer)>>);
+pub(super) struct Timers {
+    order: BTreeSet<(Instant, Timer)>,
+    set: HashMap<Timer, Instant>,
+}
 
 impl Timers {
+    /// Sets a timer. Where one is set for this pair and reason already, the earlier one stays.
     pub(super) fn set(&mut self, at: Instant, timer: Timer) {
-        self.0.push(Reverse((at, timer)));
+        if let Some(before) = self.set.get(&timer) {
+            if *before <= at {
+                return;
+            }
+            self.order.remove(&(*before, timer));
+        }
+        self.set.insert(timer, at);
+        self.order.insert((at, timer));
+    }
+
+    /// Forgets the timers of a pair.
+    pub(super) fn cancel(&mut self, slot: u32) {
+        for reason in Reason::ALL {
+            if let Some(at) = self.set.remove(&(slot, reason)) {
+                self.order.remove(&(at, (slot, reason)));
+            }
+        }
     }
 
     /// How long until the next.
     pub(super) fn next(&self, now: Instant) -> Option<Duration> {
-        self.0.peek().map(|Reverse((at, _))| at.saturating_duration_since(now))
+        self.order.first().map(|(at, _)| at.saturating_duration_since(now))
     }
 
     /// Takes one that is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Timer> {
-        let Reverse((at, _)) = self.0.peek()?;
-        if *at > now {
-            return None;
-        }
-        self.0.pop().map(|Reverse((_, timer))| timer)
+        let (_, timer) = *self.order.first().filter(|(at, _)| *at <= now)?;
+        self.order.pop_first();
+        self.set.remove(&timer);
+        Some(timer)
+    }
+
+    /// How many are set.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.order.len(), self.set.len());
+        self.order.len()
     }
 }
 
@@ -53,18 +79,47 @@ impl Timers {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
     fn they_fire_in_order_and_not_early() {
-        let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let timer = |slot| Timer { slot, generation: 0, reason: Reason::Drain };
+        let start = Instant::now();
         let mut timers = Timers::default();
-        timers.set(start + 2 * second, timer(2));
-        timers.set(start + second, timer(1));
-        assert_eq!(timers.next(start), Some(second));
+        timers.set(start + 2 * SECOND, (2, Reason::Drain));
+        timers.set(start + SECOND, (1, Reason::Drain));
+        assert_eq!(timers.next(start), Some(SECOND));
         assert_eq!(timers.due(start), None);
-        assert_eq!(timers.due(start + 3 * second), Some(timer(1)));
-        assert_eq!(timers.due(start + 3 * second), Some(timer(2)));
-        assert_eq!(timers.due(start + 3 * second), None);
-        assert_eq!(timers.next(start), None);
+        assert_eq!(timers.due(start + 3 * SECOND), Some((1, Reason::Drain)));
+        assert_eq!(timers.due(start + 3 * SECOND), Some((2, Reason::Drain)));
+        assert_eq!(timers.due(start + 3 * SECOND), None);
+        assert_eq!((timers.next(start), timers.len()), (None, 0));
+    }
+
+    #[test]
+    fn one_for_each_reason_and_the_earlier_stays() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        for after in [3, 1, 2] {
+            timers.set(start + after * SECOND, (7, Reason::Closing));
+        }
+        timers.set(start + 2 * SECOND, (7, Reason::Limit));
+        assert_eq!(timers.len(), 2);
+        assert_eq!(timers.due(start + SECOND), Some((7, Reason::Closing)));
+        assert_eq!(timers.due(start + SECOND), None);
+        timers.set(start + 4 * SECOND, (7, Reason::Closing));
+        assert_eq!(timers.due(start + 2 * SECOND), Some((7, Reason::Limit)));
+        assert_eq!(timers.next(start), Some(4 * SECOND));
+    }
+
+    #[test]
+    fn a_pair_that_is_gone_leaves_none_behind() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        for slot in 0..1_000 {
+            timers.set(start + 86_400 * SECOND, (slot % 10, Reason::Limit));
+            timers.set(start + 86_400 * SECOND, (slot % 10, Reason::Expiry));
+            timers.cancel(slot % 10);
+        }
+        assert_eq!((timers.len(), timers.next(start)), (0, None));
     }
 }

@@ -1,10 +1,11 @@
 //! The maps of the loaded program, by the names that `proxy-ebpf/src/maps.rs` gives them.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, RingBuf, SockMap};
-use proxy_common::layout::{DirCounters, Direction, Event, UserState, VerdictState, index};
+use proxy_common::layout::{DirCounters, Direction, Event, FLAG_BROKEN, UserState, VerdictState, index};
 
 use crate::sys::mapped::{MappedArray, Slot};
 
@@ -24,6 +25,16 @@ pub struct Kernel {
     pub(super) _ebpf: Ebpf,
 }
 
+/// `VerdictState::passed` as a word of the map.
+const PASSED: usize = 1;
+const _: () = assert!(core::mem::offset_of!(VerdictState, passed) == PASSED * 8);
+
+/// `UserState::forwarded` and `UserState::hold` as words of the map.
+const FORWARDED: usize = 0;
+const HOLD: usize = 1;
+const _: () = assert!(core::mem::offset_of!(UserState, forwarded) == FORWARDED * 8);
+const _: () = assert!(core::mem::offset_of!(UserState, hold) == HOLD * 8);
+
 /// The kernel refused a pair's sockets.
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel refused a socket for {map}: {source}")]
@@ -34,7 +45,8 @@ pub struct InsertError {
 
 impl Kernel {
     /// Puts both sockets of the pair in `slot` under the verdict's rule. Bytes that are queued on them already are
-    /// not looked at before a [`crate::sys::socket::kick`]. On an error nothing of the pair is left in the maps.
+    /// not looked at before a [`crate::sys::socket::kick`]. On an error nothing of the pair is left in the maps, and what
+    /// the verdict may have taken of the streams meanwhile shows in [`Kernel::is_untouched`].
     ///
     /// Both directions' [`VerdictState`] and [`UserState`] must be what the pair shall begin with.
     ///
@@ -61,6 +73,51 @@ impl Kernel {
             self.sources.set(at(direction), &socket.as_raw_fd(), 0).map_err(error("SOURCES"))?;
         }
         Ok(())
+    }
+
+    /// What the verdict keeps of a direction, `passed` loaded before the rest: as `proxy_common::flow` asks for.
+    #[must_use]
+    pub fn look(&self, at: u32) -> VerdictState {
+        self.verdicts.read_from(at, PASSED)
+    }
+
+    /// Of the bytes passed at `at`, those that userspace has published as carried over.
+    #[must_use]
+    pub fn forwarded(&self, at: u32) -> u64 {
+        self.users.atomic(at, FORWARDED).load(Ordering::SeqCst)
+    }
+
+    /// Publishes that so many more of the bytes passed at `at` have been carried over.
+    pub fn add_forwarded(&self, at: u32, bytes: usize) {
+        self.users.atomic(at, FORWARDED).fetch_add(bytes as u64, Ordering::SeqCst);
+    }
+
+    /// Tells the verdict to redirect nothing more of the direction at `at`, for good.
+    pub fn hold(&self, at: u32) {
+        // `hold`, and the padding behind it.
+        self.users.atomic(at, HOLD).store(1, Ordering::SeqCst);
+    }
+
+    /// Whether the verdict has taken nothing yet of the direction at `at`, neither redirected nor passed nor given up.
+    #[must_use]
+    pub fn is_untouched(&self, at: u32) -> bool {
+        let VerdictState { redirected, passed, flags, .. } = self.look(at);
+        (redirected, passed, flags & FLAG_BROKEN) == (0, 0, 0)
+    }
+
+    /// Takes the source at `at` from under the verdict's rule. Segments that come later stay in its own receive queue. One
+    /// that is being handed to the verdict at this moment may be dropped by the kernel (`sk_psock_verdict_recv`
+    /// without a program): who calls this must compare the counts.
+    pub fn take_off(&mut self, at: u32) {
+        let _ = self.sources.clear_index(&at);
+    }
+
+    /// Puts a source that was taken off back under the verdict's rule.
+    ///
+    /// # Errors
+    /// The socket is no longer connected.
+    pub fn put_back(&mut self, at: u32, socket: BorrowedFd<'_>) -> Result<(), InsertError> {
+        self.sources.set(at, &socket.as_raw_fd(), 0).map_err(|source| InsertError { map: "SOURCES", source })
     }
 
     /// Takes a pair out of the maps. What the verdict keeps of it is not touched by the kernel afterwards, once both

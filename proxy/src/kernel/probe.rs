@@ -48,8 +48,12 @@ pub fn capabilities() -> Vec<(&'static str, bool)> {
     .to_vec()
 }
 
-/// More than one segment, less than a fresh socket's buffers.
-const LATER: usize = 48 * 1024;
+/// The payload of one frame: more than one segment, less than a fresh socket's buffers.
+const LATER: u16 = 48 * 1024;
+
+/// What was read ahead of the pair, and a small frame behind it in the same segment.
+const HEAD: &[u8; 5] = b"head:";
+const FIRST: &[u8] = b"\x82\x05first";
 
 /// Lets slot 0 carry bytes both ways, among them a segment that has been read in part before.
 fn trial(kernel: &mut Kernel) -> Result<(), String> {
@@ -59,13 +63,14 @@ fn trial(kernel: &mut Kernel) -> Result<(), String> {
     let cookies = [&left, &right].map(|socket| sockopt::socket_cookie(socket).unwrap_or(0));
     let outcome = (|| -> Result<(), String> {
         let said = |what: &'static str| move |error: io::Error| format!("the trial pair failed to {what}: {error}");
-        client.write_all(b"head:first,").map_err(said("send"))?;
-        let mut head = [0; 5];
+        client.write_all(&[HEAD, FIRST].concat()).map_err(said("send"))?;
+        let mut head = [0; HEAD.len()];
         left.read_exact(&mut head).map_err(said("read a head"))?;
         kernel.insert(0, [left.as_fd(), right.as_fd()], cookies).map_err(|error| error.to_string())?;
         socket::kick(&left).and_then(|()| socket::kick(&right)).map_err(said("start"))?;
-        let later = vec![b'x'; LATER];
-        exchange(&mut client, b"", &mut backend, b"first,").map_err(said("carry what was there before"))?;
+        // One frame, and no thousands: the kernel program leaves those to userspace.
+        let later = [b"\x82\x7e".as_slice(), &LATER.to_be_bytes(), &vec![b'x'; LATER.into()]].concat();
+        exchange(&mut client, b"", &mut backend, FIRST).map_err(said("carry what was there before"))?;
         exchange(&mut client, &later, &mut backend, &later).map_err(said("carry"))?;
         exchange(&mut backend, &later, &mut client, &later).map_err(said("carry back"))
     })();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::handoff::{Snapshot, memory};
+use crate::handoff::Snapshot;
 
 /// How long the keeper may take. 5 s: half of Prometheus's own default limit on a scrape.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ impl Snapshots {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((_, waiting)) = asked.waiting.take_if(|(other, _)| *other == request) else { return };
         drop(asked);
-        tokio::task::spawn_blocking(move || match memory::read::<Snapshot>(fds) {
+        tokio::task::spawn_blocking(move || match Snapshot::read(fds) {
             Ok(snapshot) => {
                 let snapshot = Arc::new(snapshot);
                 for waiter in waiting {

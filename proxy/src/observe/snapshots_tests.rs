@@ -13,7 +13,7 @@ fn raw(bytes: &[u8]) -> Vec<OwnedFd> {
 }
 
 fn encoded(gate_starts: u64) -> Vec<OwnedFd> {
-    vec![memory::write("test", &Snapshot { gate_starts, ..Snapshot::default() }).unwrap()]
+    vec![Snapshot { gate_starts, ..Snapshot::default() }.write().unwrap()]
 }
 
 #[tokio::test]

@@ -131,9 +131,23 @@ impl<T: Words> MappedArray<T> {
     /// Reads an element. Each word is whole; words written meanwhile may be newer than their neighbours.
     #[must_use]
     pub fn read(&self, element: u32) -> T {
+        self.read_from(element, 0)
+    }
+
+    /// As [`MappedArray::read`], but the word `first` is loaded before all others: whatever its writer wrote before that
+    /// word is in the value, what the writer wrote later may be too.
+    ///
+    /// # Panics
+    /// The word is not inside the mapping; `first` is a constant at every caller.
+    #[must_use]
+    pub fn read_from(&self, element: u32, first: usize) -> T {
         let mut value = T::default();
+        let published = self.word(element as usize, first).load(Ordering::Acquire);
         for word in 0..Self::WORDS {
-            let bits = self.word(element as usize, word).load(Ordering::Relaxed);
+            let bits = match word {
+                word if word == first => published,
+                word => self.word(element as usize, word).load(Ordering::Relaxed),
+            };
             // SAFETY: `Words` promises that the type is made of WORDS words, valid for every bit pattern.
             unsafe { std::ptr::from_mut(&mut value).cast::<u64>().add(word).write(bits) };
         }

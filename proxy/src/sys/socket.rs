@@ -85,9 +85,49 @@ pub fn accepted(socket: BorrowedFd<'_>) -> io::Result<Accepted> {
 /// As [`accepted`], asked until the number is exact; `None` while acknowledgements keep coming in.
 #[must_use]
 pub fn accepted_exactly(socket: BorrowedFd<'_>) -> Option<u64> {
-    /// Each try takes microseconds.
-    const TRIES: usize = 16;
     (0..TRIES).find_map(|_| accepted(socket).ok().filter(|accepted| accepted.exact)).map(|accepted| accepted.bytes)
+}
+
+/// What a reader of this TCP socket has taken out of it since the connection began, in bytes; `None` while so many bytes
+/// come in that it cannot be told.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn consumed(socket: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    for _ in 0..TRIES {
+        let before = info(socket)?;
+        let queued = unread(socket)?;
+        let after = info(socket)?;
+        if before.tcpi_bytes_received == after.tcpi_bytes_received && before.tcpi_state == after.tcpi_state {
+            // A FIN that has been received counts as one byte, and is never among the unread.
+            let fin = u64::from(AFTER_FIN.contains(&after.tcpi_state));
+            return Ok(Some(after.tcpi_bytes_received.wrapping_sub(fin + u64::from(queued))));
+        }
+    }
+    Ok(None)
+}
+
+/// How often a number is asked for that changes meanwhile. Each try takes microseconds.
+const TRIES: usize = 16;
+
+/// `TCP_CLOSE` of `enum tcp_state` in `include/net/tcp_states.h`.
+const CLOSED: u8 = 7;
+
+/// The states in which the peer's FIN has been received: TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING.
+const AFTER_FIN: [u8; 4] = [6, 8, 9, 11];
+
+/// Whether this TCP connection is over: it was reset, or timed out, or both sides have sent FIN.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn is_closed(socket: impl AsFd) -> io::Result<bool> {
+    Ok(info(socket)?.tcpi_state == CLOSED)
+}
+
+/// Bytes in this TCP socket's receive queue (SIOCINQ, which is FIONREAD). What a sockmap keeps of the socket does not
+/// count, or alone counts, by the kernel's version: to be asked outside of one.
+fn unread(socket: impl AsFd) -> io::Result<u32> {
+    Ok(u32::try_from(rustix::io::ioctl_fionread(socket)?).unwrap_or(u32::MAX))
 }
 
 /// See [`accepted`].

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::bench::{Bench, Setup, nobody, read_all};
-use crate::handoff::{ConnId, Engine, Facts, PairRow, Snapshot, ToGate, ToKeeper, WhyNot, memory};
+use crate::handoff::{ConnId, Engine, Facts, PairRow, Snapshot, ToGate, ToKeeper, WhyNot};
 
 async fn admin() -> Bench {
     Setup::plain(&[nobody().await], "[admin]\nlisten = \"127.0.0.1:0\"\n").ready().await
@@ -23,7 +23,7 @@ async fn get(bench: &Bench, request: &str) -> String {
 async fn answer(bench: &mut Bench, snapshot: &Snapshot) {
     let (message, _) = bench.next().await;
     let ToKeeper::Snapshot { request } = message else { panic!("{message:?}") };
-    let memory = memory::write("test", snapshot).unwrap();
+    let memory = snapshot.write().unwrap();
     bench.send(&ToGate::Snapshot { request }, &[memory.as_fd()]).await;
 }
 

@@ -11,6 +11,7 @@ use proxy_common::layout::{Direction, index};
 use rustix::net::sockopt;
 
 use super::super::pair::{Closing, Pair};
+use super::super::table::Round;
 use super::super::timers::Reason;
 use super::Relay;
 use crate::handoff::{EndReason, Engine, Tally};
@@ -21,8 +22,10 @@ use crate::sys::socket;
 const RESET_LINGER: Duration = Duration::from_secs(5);
 /// How long both sides' last bytes may take when it was Sluice that ended the pair.
 const FAREWELL_LINGER: Duration = Duration::from_secs(5);
-/// How often to look whether they are.
+/// How long to wait before looking whether they are: it doubles with each look, …
 const POLL: Duration = Duration::from_millis(5);
+/// … up to 80 ms.
+const POLL_DOUBLINGS: u8 = 4;
 
 impl Relay {
     /// The socket that `side` comes from has failed. What it had sent before is still delivered.
@@ -79,14 +82,26 @@ impl Relay {
         self.on_closing_timer(slot, now);
     }
 
-    /// As [`Relay::farewell`], for every pair.
-    pub(in super::super) fn farewell_all(&mut self, now: Instant) {
-        for slot in self.table.slots() {
+    /// As [`Relay::farewell`], for every pair: some of them in each turn.
+    pub(in super::super) fn farewell_all(&mut self) {
+        self.farewells = Some(Round::default());
+    }
+
+    pub(super) fn go_on_with_farewells(&mut self, now: Instant) {
+        let Some(round) = &mut self.farewells else { return };
+        let Some(slots) = round.step(&self.table) else {
+            self.farewells = None;
+            return;
+        };
+        for slot in slots {
             self.farewell(slot, EndReason::Shutdown, now);
         }
     }
 
     pub(super) fn on_closing_timer(&mut self, slot: u32, now: Instant) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        let wait = POLL * (1 << pair.closing_polls.min(POLL_DOUBLINGS));
+        pair.closing_polls = pair.closing_polls.saturating_add(1);
         let Some(pair) = self.table.get(slot) else { return };
         let over = match pair.closing {
             None => return,
@@ -107,16 +122,18 @@ impl Relay {
         if over {
             self.finish(slot);
         } else {
-            self.set_timer(slot, now + POLL, Reason::Closing);
+            self.set_timer(slot, now + wait, Reason::Closing);
         }
     }
 
     /// Closes a pair's sockets and forgets it, but for its counts.
     pub(super) fn finish(&mut self, slot: u32) {
+        self.keep_for_snapshot(slot);
         let Some(pair) = self.table.remove(slot) else { return };
+        self.timers.cancel(slot);
         self.ended.left(Tally::from(&pair.facts));
         if let Some(kernel) = &mut self.kernel
-            && pair.engine == Engine::Sockmap
+            && pair.in_maps
         {
             kernel.remove(slot, pair.cookies);
         }

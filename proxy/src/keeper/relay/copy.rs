@@ -4,13 +4,13 @@ use proxy_common::layout::{Direction, index};
 
 use super::super::pair::ends;
 use super::super::pump::{Pump, Stopped};
-use super::{Relay, TURN};
+use super::Relay;
 use crate::ktls::{Failure, Why};
 use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::Slot;
 
 impl Relay {
-    pub(super) fn drive_copy(&mut self, slot: u32, direction: Direction) {
+    pub(super) fn drive_copy(&mut self, slot: u32, direction: Direction, most: usize) {
         let Some(pair) = self.table.get(slot) else { return };
         let flow = pair.flow(direction);
         if flow.shut || (flow.ended && flow.spill.is_empty()) {
@@ -18,12 +18,12 @@ impl Relay {
             return;
         }
         let parting = flow.parting && !flow.ended;
-        match self.pump_copy(slot, direction) {
+        match self.pump_copy(slot, direction, most) {
             Some(Stopped::Enough) if parting => self.part(slot, direction),
             Some(Stopped::Idle) => {
                 self.promote_when_idle(slot);
             }
-            Some(Stopped::Enough) => self.again.push_back((slot, direction)),
+            Some(Stopped::Enough) => self.again(slot, direction),
             Some(Stopped::End) => {
                 if let Some(pair) = self.table.get_mut(slot) {
                     pair.flow_mut(direction).ended = true;
@@ -50,14 +50,14 @@ impl Relay {
         }
     }
 
-    fn pump_copy(&mut self, slot: u32, direction: Direction) -> Option<Stopped> {
+    fn pump_copy(&mut self, slot: u32, direction: Direction, most: usize) -> Option<Stopped> {
         let counters = self.kernel.as_ref().map(|kernel| &kernel.counters).or(self.own_counters.as_ref());
         let pair = self.table.get_mut(slot)?;
         let (source, target) = ends(&pair.sockets, &mut pair.legs, direction);
         let flow = &mut pair.flows[direction as usize];
         let (mut scanners, ended) = (pair.scanners.as_mut(), flow.ended);
         let no_more = ended || flow.parting;
-        let mut pump = Pump { source, target, spill: &mut flow.spill, buffer: &mut self.buffer, ending: flow.ending };
+        let mut pump = Pump { source, target, spill: &mut flow.spill, buffer: &mut self.buffer };
         let mut cell = Slot::new(index(slot, direction));
         let read = |bytes: &[u8]| {
             if let (Some(counters), Some(scanners)) = (counters, &mut scanners) {
@@ -68,7 +68,7 @@ impl Relay {
             }
         };
         // A source that has ended, or was made to, is not read again; what waits is still delivered.
-        let stopped = pump.run(if no_more { 0 } else { TURN }, read, |_| {});
+        let stopped = pump.run(if no_more { 0 } else { most }, read, |_| {});
         flow.idle = stopped == Stopped::Idle;
         Some(if ended && stopped == Stopped::Enough { Stopped::End } else { stopped })
     }

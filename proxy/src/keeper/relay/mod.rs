@@ -7,6 +7,7 @@
 
 mod closing;
 mod copy;
+mod leave;
 mod linger;
 mod parting;
 mod patrol;
@@ -27,8 +28,9 @@ use rustix::net::sockopt;
 use super::pair::{Closing, Flow, Pair, ends};
 use super::pump::Spill;
 use super::reactor::{Reactor, Source};
-use super::table::Table;
-use super::timers::{Reason, Timer, Timers};
+use super::snapshot::Taking;
+use super::table::{Round, Table};
+use super::timers::{Reason, Timers};
 use crate::config::{Ages, Config};
 use crate::handoff::{EndReason, Engine, NewPair, TALLIES, Tally, ToGate, WhyNot, wire};
 use crate::kernel::Kernel;
@@ -44,8 +46,21 @@ use patrol::Patrol;
 /// may hold in userspace.
 const BUFFER: usize = 64 * 1024;
 
-/// Bytes that one direction may move before the others get their turn.
-const TURN: usize = 4 * BUFFER;
+/// Bytes that one direction may move when something has happened to it, before the others get their turn: more than
+/// quiet connections ever have at once.
+const FIRST_TURN: usize = BUFFER / 4;
+
+/// Bytes that a direction that has more may move each further time.
+const TURN: usize = BUFFER;
+
+/// Directions that have more which get a turn before new events are looked at, so that these wait for 1 MiB at most.
+const TURNS: usize = 16;
+
+/// Timers that are looked at before new events are.
+const TIMERS: usize = 256;
+
+/// How long to wait before a socket is offered to the `epoll` again that it has refused.
+const WATCH_RETRY: Duration = Duration::from_millis(100);
 
 /// Every pair, and what carries them.
 pub(super) struct Relay {
@@ -56,11 +71,15 @@ pub(super) struct Relay {
     own_counters: Option<MappedArray<DirCounters>>,
     pub(super) why_not: Option<WhyNot>,
     timers: Timers,
-    /// Directions that have more to do in the next turn.
-    again: VecDeque<(u32, Direction)>,
+    /// Directions that have more to do: slot, generation, direction.
+    again: VecDeque<(u32, u32, Direction)>,
     buffer: Vec<u8>,
     limits: Limits,
     patrol: Patrol,
+    /// All pairs are being told to end.
+    farewells: Option<Round>,
+    /// The snapshot that is being taken.
+    pub(super) snapshot: Option<Taking>,
     lingering: Lingering,
     pub(super) ended: Ended,
 }
@@ -153,6 +172,8 @@ impl Relay {
                 user_timeout: config.relay.user_timeout,
             },
             patrol: Patrol::new(config.relay.user_timeout, Instant::now()),
+            farewells: None,
+            snapshot: None,
             lingering: Lingering::default(),
             ended: Ended { most: capacity as usize, ..Ended::default() },
         })
@@ -201,9 +222,11 @@ impl Relay {
             engine: if tls { Engine::Ktls } else { Engine::Copy },
             why_not: why_not.filter(|_| !tls),
             promote: self.kernel.is_some() && !tls && !unix,
+            in_maps: false,
             closing: None,
             reason: EndReason::Finished,
             opened: now,
+            closing_polls: 0,
             watched: [EventFlags::empty(); 2],
         };
         let Some(slot) = self.table.insert(Box::new(pair)) else {
@@ -227,6 +250,8 @@ impl Relay {
             return Ok(());
         }
         sockopt::set_tcp_nodelay(socket, true)?;
+        // Urgent data is data (RFC 6093 §4): without this the kernel takes its last byte out of the stream.
+        sockopt::set_socket_oobinline(socket, true)?;
         socket::watch_for_death(socket, self.limits.keepalive, self.limits.user_timeout)
     }
 
@@ -251,10 +276,10 @@ impl Relay {
             pair.flow_mut(side).ending = true;
         }
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
-            self.drive(slot, side);
+            self.visit(slot, side);
         }
         if flags.intersects(EventFlags::OUT) {
-            self.drive(slot, side.reverse());
+            self.visit(slot, side.reverse());
         }
         let Some(pair) = self.table.get(slot) else { return };
         if flags.contains(EventFlags::ERR) && Source::is_of(generation, pair.generation) && pair.closing.is_none() {
@@ -263,12 +288,43 @@ impl Relay {
         }
     }
 
-    /// Moves what there is to move in one direction, and takes note of ends.
+    /// Something has happened to a direction: drives it, unless it gets its turn anyway.
+    fn visit(&mut self, slot: u32, direction: Direction) {
+        if self.table.get(slot).is_some_and(|pair| !pair.flow(direction).queued) {
+            self.drive(slot, direction);
+        }
+    }
+
+    /// Moves some of what there is to move in one direction, and takes note of ends.
     pub(super) fn drive(&mut self, slot: u32, direction: Direction) {
+        self.drive_for(slot, direction, FIRST_TURN);
+    }
+
+    fn drive_for(&mut self, slot: u32, direction: Direction, most: usize) {
         let Some(pair) = self.table.get(slot) else { return };
-        match pair.engine {
-            Engine::Copy | Engine::Ktls => self.drive_copy(slot, direction),
-            Engine::Sockmap => self.drive_sockmap(slot, direction),
+        if pair.in_maps {
+            self.drive_sockmap(slot, direction, most);
+        } else {
+            self.drive_copy(slot, direction, most);
+        }
+    }
+
+    /// A direction has more to do, after the others.
+    fn again(&mut self, slot: u32, direction: Direction) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        let generation = pair.generation;
+        if !std::mem::replace(&mut pair.flow_mut(direction).queued, true) {
+            self.again.push_back((slot, generation, direction));
+        }
+    }
+
+    /// Gives some of the directions that have more to do a turn.
+    fn go_on(&mut self) {
+        for _ in 0..self.again.len().min(TURNS) {
+            let Some((slot, generation, direction)) = self.again.pop_front() else { return };
+            let Some(pair) = self.table.get_mut(slot).filter(|pair| pair.generation == generation) else { continue };
+            pair.flow_mut(direction).queued = false;
+            self.drive_for(slot, direction, TURN);
         }
     }
 
@@ -279,6 +335,10 @@ impl Relay {
         if pair.flow(direction).shut || matches!(pair.closing, Some(Closing::Reset { .. })) {
             return;
         }
+        if !self.may_shut(slot, direction) {
+            return;
+        }
+        let Some(pair) = self.table.get_mut(slot) else { return };
         let (_, target) = ends(&pair.sockets, &mut pair.legs, direction);
         if let Some(leg) = target.leg {
             match leg.finish(target.socket) {
@@ -293,6 +353,8 @@ impl Relay {
         let _ = rustix::net::shutdown(pair.target(direction), rustix::net::Shutdown::Write);
         if pair.both_shut() && pair.closing.is_none() {
             self.finish(slot);
+        } else {
+            self.shut_at_last(slot, direction.reverse());
         }
     }
 
@@ -312,14 +374,18 @@ impl Relay {
             };
             match result {
                 Ok(()) => pair.watched[side as usize] = wanted,
-                Err(error) => tracing::error!(conn = %pair.facts.id, %error, "cannot watch a relayed socket"),
+                Err(error) => {
+                    tracing::warn!(conn = %pair.facts.id, %error, "cannot watch a relayed socket; trying again");
+                    let timer = (slot, Reason::Watch);
+                    self.timers.set(Instant::now() + WATCH_RETRY, timer);
+                }
             }
         }
     }
 
     /// How long the keeper may sleep.
     pub(super) fn sleep(&self, now: Instant) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || self.farewells.is_some() || self.snapshot.is_some() {
             return Some(Duration::ZERO);
         }
         let patrol = (self.table.live() > 0).then(|| self.patrol.next(now));
@@ -328,29 +394,25 @@ impl Relay {
 
     /// Gives every direction that has more to do one turn, and looks at every timer that is due.
     pub(super) fn turn(&mut self, now: Instant) {
-        for _ in 0..self.again.len() {
-            if let Some((slot, direction)) = self.again.pop_front() {
-                self.drive(slot, direction);
-            }
-        }
+        self.go_on();
         self.patrol(now);
+        self.go_on_with_farewells(now);
         self.lingering.look(now);
-        while let Some(timer) = self.timers.due(now) {
-            if self.table.get(timer.slot).is_none_or(|pair| pair.generation != timer.generation) {
-                continue;
-            }
-            match timer.reason {
-                Reason::Drain => self.on_drain_timer(timer.slot),
-                Reason::Closing => self.on_closing_timer(timer.slot, now),
-                Reason::Limit => self.on_limit(timer.slot, now),
-                Reason::Expiry => self.farewell(timer.slot, EndReason::TokenExpired, now),
+        for _ in 0..TIMERS {
+            let Some((slot, reason)) = self.timers.due(now) else { return };
+            match reason {
+                Reason::Drain => self.on_drain_timer(slot),
+                Reason::Closing => self.on_closing_timer(slot, now),
+                Reason::Limit => self.on_limit(slot, now),
+                Reason::Expiry => self.farewell(slot, EndReason::TokenExpired, now),
+                Reason::Watch => self.settle(slot),
             }
         }
     }
 
     fn set_timer(&mut self, slot: u32, at: Instant, reason: Reason) {
-        if let Some(pair) = self.table.get(slot) {
-            self.timers.set(at, Timer { slot, generation: pair.generation, reason });
+        if self.table.get(slot).is_some() {
+            self.timers.set(at, (slot, reason));
         }
     }
 

@@ -94,7 +94,7 @@ impl Relay {
         if flow.ended {
             self.drive(slot, direction);
         } else {
-            self.again.push_back((slot, direction));
+            self.again(slot, direction);
         }
     }
 }

@@ -2,30 +2,29 @@
 //!
 //! The rules are `proxy_common::flow`'s; this is userspace's half of them.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use proxy_common::flow;
-use proxy_common::layout::{Direction, FLAG_BROKEN, UserState, VerdictState, index};
+use proxy_common::layout::{Direction, FLAG_BROKEN, VerdictState, index};
 use proxy_common::scan::Scanner;
 
+use super::super::pair::Flow;
 use super::super::pump::{End, Peeked, Pump, Stopped, peek};
 use super::super::timers::Reason;
-use super::{Relay, TURN};
+use super::Relay;
 use crate::handoff::{EndReason, Engine, WhyNot};
 use crate::kernel::Kernel;
+use crate::sys::clock::now_coarse_ns;
 use crate::sys::mapped::Slot;
 use crate::sys::socket;
 
-/// `UserState::forwarded` as a word of the map.
-const FORWARDED: usize = 0;
-
 /// How long to wait before looking again whether a target has accepted everything: the kernel worker needs
 /// microseconds, a target that does not read needs for ever, so the wait doubles.
-const DRAIN_POLL: Duration = Duration::from_micros(500);
-/// … up to 64 ms.
-const DRAIN_DOUBLINGS: u8 = 7;
+const DRAIN_POLL: Duration = Duration::from_micros(50);
+/// … up to 51 ms.
+const DRAIN_DOUBLINGS: u8 = 10;
 
 /// What a direction needs next.
 enum Next {
@@ -48,18 +47,21 @@ enum Next {
 }
 
 impl Relay {
-    /// Puts an idle pair under the kernel's rule. Where that fails the pair stays where it is.
+    /// Puts an idle pair under the kernel's rule. Where that fails the pair stays where it is, unless the kernel has taken
+    /// bytes of it by then.
     pub(super) fn promote(&mut self, slot: u32) {
         let (Some(kernel), Some(pair)) = (&mut self.kernel, self.table.get_mut(slot)) else { return };
-        pair.promote = false;
         let base = Direction::ALL.map(|direction| socket::accepted_exactly(pair.target(direction)));
-        let [Some(to_backend), Some(to_client)] = base else {
-            // Acknowledgements keep coming in: the pair is busy, and gets its chance when it is idle again.
-            pair.promote = true;
+        let consumed = Direction::ALL.map(|direction| socket::consumed(pair.source(direction)).ok().flatten());
+        let ([Some(to_backend), Some(to_client)], [Some(from_client), Some(from_backend)]) = (base, consumed) else {
+            // Bytes and acknowledgements keep coming in: the pair is busy, and gets its chance when it is idle again.
             return;
         };
-        for (direction, base) in Direction::ALL.into_iter().zip([to_backend, to_client]) {
-            pair.flow_mut(direction).base = base;
+        pair.promote = false;
+        let counts = [(to_backend, from_client), (to_client, from_backend)];
+        for (direction, (base, consumed)) in Direction::ALL.into_iter().zip(counts) {
+            let flow = pair.flow_mut(direction);
+            (flow.base, flow.consumed) = (base, consumed);
             let scanner = pair.scanners.as_ref().map_or(Scanner::START, |scanners| scanners[direction as usize]);
             if scanner != Scanner::START {
                 let state = VerdictState { scanner, ..VerdictState::default() };
@@ -69,14 +71,19 @@ impl Relay {
         let sockets = Direction::ALL.map(|direction| pair.source(direction));
         if let Err(error) = kernel.insert(slot, sockets, pair.cookies) {
             tracing::info!(conn = %pair.facts.id, %error, "the pair stays in userspace");
+            // A verdict may still run on a socket that was in the maps for a moment: to look at its counts takes its lock.
+            let _ = sockets.map(socket::consumed);
             pair.why_not = Some(WhyNot::InsertFailed);
+            if !Direction::ALL.into_iter().all(|direction| kernel.is_untouched(index(slot, direction))) {
+                self.abort(slot, EndReason::KernelBroken);
+            }
             return;
         }
         for direction in Direction::ALL {
             // It fails only for sockets that have failed, which their own events tell.
             let _ = socket::kick(pair.source(direction));
         }
-        pair.engine = Engine::Sockmap;
+        (pair.engine, pair.in_maps) = (Engine::Sockmap, true);
         // The verdict has them now.
         pair.scanners = None;
         tracing::debug!(conn = %pair.facts.id, slot, "the kernel relays");
@@ -90,102 +97,110 @@ impl Relay {
     pub(in super::super) fn on_event(&mut self, at: u32, cookie: u32) {
         let (slot, direction) = (at / 2, Direction::from_index(at & 1));
         let Some(pair) = self.table.get(slot) else { return };
-        if pair.engine == Engine::Sockmap && pair.cookies[direction as usize] as u32 == cookie {
-            self.drive(slot, direction);
+        if pair.in_maps && pair.cookies[direction as usize] as u32 == cookie {
+            self.visit(slot, direction);
         }
     }
 
-    pub(super) fn drive_sockmap(&mut self, slot: u32, direction: Direction) {
+    pub(super) fn drive_sockmap(&mut self, slot: u32, direction: Direction, most: usize) {
         let Some(pair) = self.table.get(slot) else { return };
         if pair.flow(direction).shut {
             return;
         }
-        let Some(next) = self.forward(slot, direction) else { return };
+        let Some(next) = self.forward(slot, direction, most) else { return };
         let Some(pair) = self.table.get_mut(slot) else { return };
         let flow = pair.flow_mut(direction);
         flow.want_read = matches!(next, Next::Read);
         flow.want_write = matches!(next, Next::Write);
-        if !matches!(next, Next::Drain) {
+        // An end that waits for the other direction is looked at again by the same timer.
+        if !matches!(next, Next::Drain | Next::Shut) {
             flow.drain_polls = 0;
         }
         self.settle(slot);
         match next {
             Next::Drain => self.poll_drain(slot, direction),
-            Next::Again => self.again.push_back((slot, direction)),
+            Next::Again => self.again(slot, direction),
             Next::Shut => self.shut(slot, direction),
             Next::Failed(side) => self.fail(slot, side),
             Next::Broken => self.abort(slot, EndReason::KernelBroken),
-            Next::Sleep | Next::Read | Next::Write => {}
+            Next::Sleep => self.shut_at_last(slot, direction.reverse()),
+            Next::Read | Next::Write => {}
         }
     }
 
-    /// Carries passed bytes over as far as the rules allow now.
-    fn forward(&mut self, slot: u32, direction: Direction) -> Option<Next> {
-        let (kernel, pair) = (self.kernel.as_mut()?, self.table.get_mut(slot)?);
+    /// What was passed in the other direction has been carried over: a FIN may have waited for that.
+    pub(super) fn shut_at_last(&mut self, slot: u32, direction: Direction) {
+        let Some(pair) = self.table.get_mut(slot) else { return };
+        if std::mem::take(&mut pair.flow_mut(direction).fin_waits) {
+            self.shut(slot, direction);
+        }
+    }
+
+    /// Carries passed bytes over as far as the rules allow now, and at most `most` of them.
+    fn forward(&mut self, slot: u32, direction: Direction, mut most: usize) -> Option<Next> {
+        let (kernel, pair) = (self.kernel.as_ref()?, self.table.get_mut(slot)?);
         let at = index(slot, direction);
         let (source, target) =
             (pair.sockets[direction as usize].as_fd(), pair.sockets[direction.reverse() as usize].as_fd());
         let flow = &mut pair.flows[direction as usize];
-        let mut turn = TURN;
+        let mut surprised = false;
         loop {
             // Between publishing `forwarded` and looking at `passed`: see `flow::must_wake`.
             fence(Ordering::SeqCst);
-            let state = kernel.verdicts.read(at);
+            let state = kernel.look(at);
             if state.flags & FLAG_BROKEN != 0 {
                 return Some(Next::Broken);
             }
-            let forwarded = kernel.users.atomic(at, FORWARDED).load(Ordering::SeqCst);
+            let forwarded = kernel.forwarded(at);
             let known = state.passed.saturating_sub(forwarded);
             // What is left of this look is safe only if nothing is redirected meanwhile. That is so while passed
             // bytes are waiting (the verdict then stays in user mode), or once the source has ended.
-            if known == 0 {
-                if flow.ending && !flow.ended {
-                    match peek(source) {
-                        Peeked::End => flow.ended = true,
-                        Peeked::Nothing => return Some(Next::Read),
-                        Peeked::Failed(_) => {
-                            flow.ended = true;
-                            return Some(Next::Failed(direction));
-                        }
-                        Peeked::Bytes => {}
-                    }
-                    continue;
-                }
-                if !flow.ended {
+            if known == 0 && !flow.ended {
+                if !flow.ending {
                     return Some(Next::Sleep);
                 }
-            }
-            if flow.drained_for != state.redirected {
-                let accepted = match socket::accepted(target) {
-                    Ok(accepted) => accepted.bytes.wrapping_sub(flow.base),
-                    Err(_) => return Some(Next::Failed(direction.reverse())),
-                };
-                if !flow::may_forward(state.redirected, forwarded, accepted) {
-                    return Some(Next::Drain);
+                match peek(source) {
+                    Peeked::End => flow.ended = true,
+                    Peeked::Nothing => return Some(Next::Read),
+                    Peeked::Failed(_) => {
+                        flow.ended = true;
+                        return Some(Next::Failed(direction));
+                    }
+                    // They were passed since the look; if the next one does not show them either, they never were.
+                    Peeked::Bytes if surprised => return Some(Next::Broken),
+                    Peeked::Bytes => surprised = true,
                 }
-                flow.drained_for = state.redirected;
+                continue;
+            }
+            surprised = false;
+            if let Some(next) = drain(flow, &state, forwarded, target) {
+                return Some(next.of(direction));
             }
             if known == 0 {
                 return Some(Next::Shut);
             }
-            if turn == 0 {
+            if most == 0 {
                 return Some(Next::Again);
             }
             // Never beyond what was known to be passed: behind it, the kernel may have redirected again.
-            let fresh = usize::try_from(known).unwrap_or(usize::MAX).saturating_sub(flow.spill.len());
-            let most = fresh.min(turn);
-            turn -= most;
+            let fresh = usize::try_from(known).unwrap_or(usize::MAX).saturating_sub(flow.spill.len()).min(most);
+            most -= fresh;
+            take_scanner(kernel, at, flow, &state);
+            let counted = &mut flow.counted;
             let mut pump = Pump {
                 source: End::plain(source),
                 target: End::plain(target),
                 spill: &mut flow.spill,
                 buffer: &mut self.buffer,
-                ending: flow.ending,
             };
-            match pump.run(most, |_| {}, |bytes| add_forwarded(kernel, at, bytes)) {
+            let count = |bytes: &[u8]| count(kernel, at, counted, bytes);
+            match pump.run(fresh, count, |bytes| kernel.add_forwarded(at, bytes)) {
                 Stopped::Enough => {}
                 Stopped::Idle => return Some(Next::Read),
                 Stopped::Blocked => return Some(Next::Write),
+                // Bytes that were passed wait behind some that are redirected to this socket, which once its peer's FIN has
+                // come is told as an end.
+                Stopped::End if !socket::is_closed(source).unwrap_or(true) => return Some(Next::Read),
                 // Bytes that were passed are gone: the source was reset, and its queue with it.
                 Stopped::End | Stopped::SourceFailed(_) => {
                     flow.ended = true;
@@ -221,14 +236,20 @@ impl Relay {
 
     /// Keeps the verdict from redirecting in either direction from now on.
     pub(super) fn hold(&self, slot: u32) {
-        let Some(kernel) = &self.kernel else { return };
         for direction in Direction::ALL {
-            // The second word of `UserState`: `hold`, and padding.
-            kernel.users.atomic(index(slot, direction), 1).store(1, Ordering::SeqCst);
+            self.hold_one(slot, direction);
         }
     }
 
-    /// Whether everything that was read of the source has been accepted by the target's TCP.
+    /// Keeps the verdict from redirecting in this direction from now on.
+    pub(super) fn hold_one(&self, slot: u32, direction: Direction) {
+        if let Some(kernel) = &self.kernel {
+            kernel.hold(index(slot, direction));
+        }
+    }
+
+    /// Whether everything that can be had of the source has been accepted by the target's TCP. A source that has failed
+    /// has nothing more to give: what the verdict had passed of it and nobody had read, the kernel has freed.
     pub(super) fn delivered(&self, slot: u32, direction: Direction) -> bool {
         let Some(pair) = self.table.get(slot) else { return true };
         let flow = pair.flow(direction);
@@ -238,15 +259,60 @@ impl Relay {
         if let Some(leg) = &pair.legs[direction.reverse() as usize] {
             return leg.settled(pair.target(direction)).unwrap_or(true);
         }
-        let (Engine::Sockmap, Some(kernel)) = (pair.engine, &self.kernel) else { return true };
+        let Some(kernel) = self.kernel.as_ref().filter(|_| pair.in_maps) else { return true };
         let at = index(slot, direction);
-        let (state, user): (VerdictState, UserState) = (kernel.verdicts.read(at), kernel.users.read(at));
+        let (state, forwarded) = (kernel.look(at), kernel.forwarded(at));
         socket::accepted(pair.target(direction)).is_ok_and(|accepted| {
-            flow::may_forward(state.redirected, user.forwarded, accepted.bytes.wrapping_sub(flow.base))
+            flow::may_forward(state.redirected, forwarded, accepted.bytes.wrapping_sub(flow.base))
         })
     }
 }
 
-fn add_forwarded(kernel: &Kernel, at: u32, bytes: usize) {
-    kernel.users.atomic(at, FORWARDED).fetch_add(bytes as u64, Ordering::SeqCst);
+/// What must come before passed bytes are carried over, or the end is passed on: the target has accepted all that was
+/// redirected. `None` when it has.
+fn drain(flow: &mut Flow, state: &VerdictState, forwarded: u64, target: BorrowedFd<'_>) -> Option<NotDrained> {
+    if flow.drained_for == state.redirected {
+        return None;
+    }
+    let Ok(accepted) = socket::accepted(target) else { return Some(NotDrained::TargetFailed) };
+    if !flow::may_forward(state.redirected, forwarded, accepted.bytes.wrapping_sub(flow.base)) {
+        return Some(NotDrained::Waits);
+    }
+    flow.drained_for = state.redirected;
+    None
+}
+
+enum NotDrained {
+    Waits,
+    TargetFailed,
+}
+
+impl NotDrained {
+    fn of(self, direction: Direction) -> Next {
+        match self {
+            Self::Waits => Next::Drain,
+            Self::TargetFailed => Next::Failed(direction.reverse()),
+        }
+    }
+}
+
+/// Goes on counting where the verdict has stopped, if it has given the direction up since.
+fn take_scanner(kernel: &Kernel, at: u32, flow: &mut Flow, state: &VerdictState) {
+    if flow.flips != state.flips {
+        kernel.users.update(&mut Slot::new(at), |user| user.scanner = state.scanner);
+        (flow.flips, flow.counted) = (state.flips, state.counted);
+    }
+}
+
+/// Counts bytes that were passed, but for `counted` at their front.
+fn count(kernel: &Kernel, at: u32, counted: &mut u32, bytes: &[u8]) {
+    let skip = bytes.len().min(*counted as usize);
+    *counted -= skip as u32;
+    let (mut user, mut cell) = (Slot::new(at), Slot::new(at));
+    kernel.users.update(&mut user, |user| {
+        kernel.counters.update(&mut cell, |mine| {
+            user.scanner.feed(bytes.get(skip..).unwrap_or_default(), mine);
+            mine.last_activity_ns = now_coarse_ns();
+        });
+    });
 }

@@ -114,7 +114,7 @@ pub(super) fn over_the_kernel(test: impl Fn(&mut Rig)) {
 }
 
 /// The kernel relay, or what this machine lacks for it. A kernel that has everything and still fails is a failure.
-fn kernel() -> Result<Kernel, String> {
+pub(super) fn kernel() -> Result<Kernel, String> {
     let refused = match probe::kernel(EngineChoice::Auto, 16, Config::default().relay.backlog_limit) {
         Ok(kernel) => return Ok(kernel),
         Err(refused) => refused,
@@ -150,6 +150,12 @@ fn skip(how: Skipped, engine: &str, why: &str) {
 }
 
 impl Rig {
+    /// One without the kernel's program, with room for so many pairs.
+    pub(super) fn with_capacity(config: &Config, capacity: u32) -> Self {
+        let relay = Relay::new(config, capacity, None, None, Reactor::new().unwrap()).unwrap();
+        Self { relay, ..Self::new(config, None, None) }
+    }
+
     pub(super) fn new(config: &Config, kernel: Option<Kernel>, tls: Option<(Suite, [bool; 2])>) -> Self {
         let reactor = Reactor::new().unwrap();
         if let Some(kernel) = &kernel {
@@ -204,6 +210,12 @@ impl Rig {
         let (backend_leg, far_leg) = self.arm(1, &backend, &far);
         let mut ends = Ends { client: Far::new(client, client_leg), backend: Far::new(backend, backend_leg) };
         before(&mut ends, [&mut near, &mut far]);
+        self.take([near.into(), far.into()], [near_leg, far_leg], to_backend, to_client);
+        ends
+    }
+
+    /// Gives the relay both near ends of a pair.
+    pub(super) fn take(&mut self, sockets: [OwnedFd; 2], tls: [Option<Leg>; 2], to_backend: &[u8], to_client: &[u8]) {
         self.next += 1;
         let pair = NewPair {
             facts: Facts {
@@ -218,10 +230,9 @@ impl Rig {
             },
             to_backend: to_backend.to_vec(),
             to_client: to_client.to_vec(),
-            tls: [near_leg, far_leg],
+            tls,
         };
-        self.relay.open(pair, [OwnedFd::from(near), OwnedFd::from(far)], Instant::now());
-        ends
+        self.relay.open(pair, sockets, Instant::now());
     }
 
     /// Gives both ends of a connection their TLS keys, if this side is to speak TLS.
@@ -288,7 +299,7 @@ impl Rig {
     }
 }
 
-fn connected() -> (TcpStream, TcpStream) {
+pub(super) fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (far, _) = listener.accept().unwrap();

@@ -1,0 +1,113 @@
+//! How a pair leaves the `sockmap` engine while it lives: before the first FIN is sent on.
+//!
+//! A socket that has sent a FIN and received one is closed, in the kernel's terms, as soon as both are acknowledged
+//! (`tcp_time_wait`, `tcp_rcv_state_process`). A closed socket leaves all sockmaps by itself (`sock_map_unhash`), and what
+//! the verdict had passed up and nobody has read yet is freed with its place there. So a FIN goes to a socket only when
+//! nothing can be passed up from it any more: its own stream has been read to the end, or it has left the maps before, and
+//! userspace carries the rest of it.
+
+use std::sync::atomic::{Ordering, fence};
+
+use proxy_common::flow;
+use proxy_common::layout::{Direction, MODE_KERNEL, VerdictState, index};
+use proxy_common::scan::Scanner;
+
+use super::Relay;
+use crate::handoff::EndReason;
+use crate::kernel::Kernel;
+use crate::sys::socket;
+
+/// What has become of an attempt to leave.
+enum Left {
+    /// The pair is carried by userspace.
+    Yes,
+    /// Bytes are under way through the kernel; to be tried again when they have been carried over.
+    NotYet,
+    /// The kernel has dropped a segment meanwhile.
+    Broken,
+}
+
+impl Relay {
+    /// Whether the target of `direction`, to which everything has been delivered, may get its FIN now. If not, that is tried
+    /// again whenever the other direction has carried over what was passed.
+    pub(super) fn may_shut(&mut self, slot: u32, direction: Direction) -> bool {
+        let Some(pair) = self.table.get(slot) else { return false };
+        let other = direction.reverse();
+        if !pair.in_maps || pair.flow(other).shut || self.has_been_read(slot, other) {
+            return true;
+        }
+        match self.leave(slot, other) {
+            Left::Yes => return true,
+            Left::NotYet => {
+                if let Some(pair) = self.table.get_mut(slot) {
+                    pair.flow_mut(direction).fin_waits = true;
+                }
+            }
+            Left::Broken => self.abort(slot, EndReason::KernelBroken),
+        }
+        false
+    }
+
+    /// Whether the end of a direction's source has been read, and all before it has been carried over.
+    fn has_been_read(&self, slot: u32, direction: Direction) -> bool {
+        let (Some(kernel), Some(pair)) = (&self.kernel, self.table.get(slot)) else { return true };
+        let at = index(slot, direction);
+        pair.flow(direction).ended && kernel.look(at).passed == kernel.forwarded(at)
+    }
+
+    /// Has userspace carry what is left of `direction`; the other one is over.
+    fn leave(&mut self, slot: u32, direction: Direction) -> Left {
+        self.hold_one(slot, direction);
+        let (Some(kernel), Some(pair)) = (&mut self.kernel, self.table.get_mut(slot)) else { return Left::NotYet };
+        let at = index(slot, direction);
+        // A look at the source's own counts takes its lock: a verdict that has not seen the hold is over then.
+        if socket::consumed(pair.source(direction)).is_err() {
+            return Left::NotYet;
+        }
+        let state = kernel.look(at);
+        let (forwarded, base) = (kernel.forwarded(at), pair.flow(direction).base);
+        let drained = socket::accepted(pair.target(direction))
+            .is_ok_and(|accepted| flow::may_forward(state.redirected, forwarded, accepted.bytes.wrapping_sub(base)));
+        if state.passed != forwarded || !drained {
+            // What is passed has its own way to be carried over; what the kernel worker still has must be asked for.
+            self.poll_drain(slot, direction.reverse());
+            return Left::NotYet;
+        }
+        kernel.take_off(at);
+        let _ = socket::consumed(pair.source(direction));
+        fence(Ordering::SeqCst);
+        if kernel.look(at).passed != forwarded {
+            // A segment has come meanwhile. It waits where only a socket under the verdict's rule is read.
+            return match kernel.put_back(at, pair.source(direction)) {
+                Ok(()) => {
+                    let _ = socket::kick(pair.source(direction));
+                    Left::NotYet
+                }
+                Err(_) => Left::Broken,
+            };
+        }
+        let scanners = Direction::ALL.map(|each| scanner(kernel, index(slot, each), pair.flow(each).flips));
+        kernel.remove(slot, pair.cookies);
+        pair.in_maps = false;
+        pair.scanners = Some(Box::new(scanners));
+        let expected = pair.flow(direction).consumed.wrapping_add(state.redirected).wrapping_add(forwarded);
+        match socket::consumed(pair.source(direction)) {
+            Ok(Some(consumed)) if consumed != expected => {
+                tracing::error!(conn = %pair.facts.id, consumed, expected, "the kernel has dropped bytes of a pair");
+                Left::Broken
+            }
+            // While so much comes in that it cannot be counted, nothing can have been missed for long.
+            _ => {
+                tracing::debug!(conn = %pair.facts.id, slot, "one side has ended; userspace relays");
+                self.settle(slot);
+                Left::Yes
+            }
+        }
+    }
+}
+
+/// Where in a frame a direction stands of which everything that was passed has been carried over.
+fn scanner(kernel: &Kernel, at: u32, flips: u32) -> Scanner {
+    let VerdictState { mode, scanner, flips: given_up, .. } = kernel.look(at);
+    if mode == MODE_KERNEL || given_up != flips { scanner } else { kernel.users.read(at).scanner }
+}
