@@ -42,6 +42,7 @@ pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64, reloads: 
         flips,
         gate_starts,
         reloads,
+        slow_turns: 0,
         found: Vec::new(),
         now_ns: now_coarse_ns(),
     }

@@ -6,8 +6,10 @@ pub mod mapped;
 pub mod memory;
 pub mod patience;
 pub mod privileges;
+pub mod processes;
 pub mod signals;
 pub mod socket;
+pub mod threads;
 pub mod watch;
 
 use std::io;

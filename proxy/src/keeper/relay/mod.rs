@@ -24,6 +24,7 @@ use proxy_common::scan::Scanner;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
 
+use super::closer::Closer;
 use super::pair::{Closing, Flow, Pair, ends};
 use super::pump::Spill;
 use super::reactor::{Reactor, Source};
@@ -62,6 +63,7 @@ pub(super) struct Relay {
     limits: Limits,
     patrol: Patrol,
     lingering: Lingering,
+    pub(super) closer: Closer,
     pub(super) ended: Ended,
 }
 
@@ -133,6 +135,7 @@ impl Relay {
         kernel: Option<Kernel>,
         why_not: Option<WhyNot>,
         reactor: Reactor,
+        closer: Closer,
     ) -> io::Result<Self> {
         let own_counters = match kernel {
             Some(_) => None,
@@ -154,6 +157,7 @@ impl Relay {
             },
             patrol: Patrol::new(config.relay.user_timeout, Instant::now()),
             lingering: Lingering::default(),
+            closer,
             ended: Ended { most: capacity as usize, ..Ended::default() },
         })
     }
@@ -223,6 +227,7 @@ impl Relay {
     fn prepare(&self, socket: &OwnedFd, unix: bool) -> io::Result<()> {
         rustix::io::ioctl_fionbio(socket, true)?;
         if unix {
+            socket::take_no_descriptors(socket);
             // What follows is TCP's. The peer of a Unix socket cannot die without the kernel's telling.
             return Ok(());
         }
@@ -334,7 +339,7 @@ impl Relay {
             }
         }
         self.patrol(now);
-        self.lingering.look(now);
+        self.lingering.look(now, &self.closer);
         while let Some(timer) = self.timers.due(now) {
             if self.table.get(timer.slot).is_none_or(|pair| pair.generation != timer.generation) {
                 continue;

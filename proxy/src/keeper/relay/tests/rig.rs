@@ -13,6 +13,7 @@ use proxy_common::layout::{DirCounters, Direction, index};
 use super::far::Far;
 use crate::config::{Config, EngineChoice};
 use crate::handoff::{ConnId, Engine, Facts, NewPair, WhyNot};
+use crate::keeper::closer::Closer;
 use crate::keeper::reactor::{Reactor, Source};
 use crate::keeper::relay::Relay;
 use crate::kernel::{Kernel, probe};
@@ -156,7 +157,7 @@ impl Rig {
             reactor.add(kernel.events_fd(), Source::Events, rustix::event::epoll::EventFlags::IN).unwrap();
         }
         Self {
-            relay: Relay::new(config, 16, kernel, None, reactor).unwrap(),
+            relay: Relay::new(config, 16, kernel, None, reactor, Closer::start().unwrap()).unwrap(),
             next: 0,
             tls,
             raw_client: false,
