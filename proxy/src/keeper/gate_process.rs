@@ -23,6 +23,9 @@ const START: Duration = Duration::from_secs(300);
 /// How long the keeper, told to stop, waits for its gate to end.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
+/// Variables of the environment that a gate gets, of those that there are: what it logs and where system certificates are.
+const ENVIRONMENT: [&str; 5] = ["RUST_LOG", "RUST_BACKTRACE", "NO_COLOR", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+
 /// A gate that runs, or ends.
 struct Running {
     /// None: a test's.
@@ -123,15 +126,19 @@ impl GateProcess {
     ///
     /// # Errors
     /// The process cannot be started.
-    pub(super) fn start(&mut self, user: &str) -> io::Result<()> {
+    pub(super) fn start(&mut self, user: Option<&str>) -> io::Result<()> {
         self.due = None;
         self.left_behind.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         let (ours, theirs) = wire::pair()?;
         // The gate inherits this one descriptor, and no other: all others are close-on-exec.
         rustix::io::fcntl_setfd(&theirs, FdFlags::empty())?;
+        let kept = ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         let child = Command::new("/proc/self/exe")
             .arg0("sluice-gate")
-            .args(["gate", "--user", user, "--control", &theirs.as_fd().as_raw_fd().to_string()])
+            .args(["gate", "--control", &theirs.as_fd().as_raw_fd().to_string()])
+            .args(user.into_iter().flat_map(|user| ["--user", user]))
+            .env_clear()
+            .envs(kept)
             .stdin(Stdio::null())
             .spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

@@ -32,7 +32,7 @@ use crate::handoff::{self, WhyNot};
 use crate::kernel::{Kernel, probe};
 use crate::ktls::Ability;
 use crate::sys::signals::Signals;
-use crate::sys::privileges;
+use crate::sys::{privileges, seccomp};
 use closer::Closer;
 use files::Files;
 pub use files::read_files;
@@ -69,6 +69,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     privileges::keep_for_keeper().context("cannot give up capabilities")?;
     // Not before: what could be read only with more rights could not be read again when it has changed.
     let files = Files::open(&config)?;
+    if let Err(error) = seccomp::confine_keeper() {
+        tracing::warn!(%error, "the keeper's system calls are not confined; the kernel needs CONFIG_SECCOMP_FILTER");
+    }
     let closer = Closer::start().context("cannot start a thread")?;
     let mut keeper = Keeper::new(config, capacity, files, listeners, closer, kernel)?;
     (keeper.relay.why_not, keeper.ktls) = (why_not, ktls);

@@ -261,7 +261,7 @@ impl Keeper {
     fn start_gate(&mut self) -> anyhow::Result<()> {
         let result = self
             .gate
-            .start(&self.config.process.user)
+            .start(self.config.process.user.as_deref())
             .map_err(anyhow::Error::from)
             .and_then(|()| self.brief());
         match result {

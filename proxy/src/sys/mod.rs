@@ -7,6 +7,7 @@ pub mod memory;
 pub mod patience;
 pub mod privileges;
 pub mod processes;
+pub mod seccomp;
 pub mod signals;
 pub mod socket;
 pub mod threads;
