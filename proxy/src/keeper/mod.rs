@@ -7,6 +7,9 @@ mod admit;
 mod carried;
 mod closer;
 mod files;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate_process;
 mod heartbeat;
 mod inbox;

@@ -5,3 +5,4 @@ mod bench;
 mod closes;
 mod gates;
 mod hand_over;
+mod sequences;
