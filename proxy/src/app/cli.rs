@@ -46,7 +46,7 @@ pub(super) enum Command {
     #[command(hide = true)]
     Gate {
         #[arg(long)]
-        user: String,
+        user: Option<String>,
         #[arg(long)]
         control: i32,
     },

@@ -12,7 +12,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
-use crate::sys::{memory, privileges};
+use crate::sys::{memory, privileges, seccomp};
 use crate::{echo, gate, keeper};
 use cli::{Cli, Command};
 
@@ -35,7 +35,7 @@ pub fn run() -> anyhow::Result<()> {
         }
         Command::Probe { json } => probe::print(json),
         Command::Echo { listen } => run_echo(listen),
-        Command::Gate { user, control } => run_gate(&user, control),
+        Command::Gate { user, control } => run_gate(user.as_deref(), control),
     }
 }
 
@@ -62,13 +62,16 @@ fn become_keeper() -> anyhow::Result<()> {
     Err(error).context("cannot start the keeper from /proc/self/exe")
 }
 
-fn run_gate(user: &str, control: i32) -> anyhow::Result<()> {
+fn run_gate(user: Option<&str>, control: i32) -> anyhow::Result<()> {
     privileges::name(GATE);
     memory::give_back();
     privileges::drop_all(user).context("the gate cannot give up its privileges")?;
     privileges::die_with_parent().context("the gate cannot be bound to the keeper's life")?;
     privileges::raise_open_files().context("cannot raise the limit on open files")?;
     init_log();
+    if let Err(error) = seccomp::confine_gate() {
+        tracing::warn!(%error, "the gate's system calls are not confined; the kernel needs CONFIG_SECCOMP_FILTER");
+    }
     let control: OwnedFd = crate::sys::inherited(control).context("`sluice gate` is started by `sluice run` only")?;
     gate::run(control)
 }

@@ -123,18 +123,13 @@ pub struct Admin {
 }
 
 /// The processes that Sluice is.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
-    /// The user that the gate runs as when Sluice is started as root; else it keeps the user that started it. `nobody`:
-    /// it owns nothing.
-    pub user: String,
-}
-
-impl Default for Process {
-    fn default() -> Self {
-        Self { user: "nobody".into() }
-    }
+    /// The user that the gate runs as when Sluice is started as root; else it keeps the user that started it. None:
+    /// `sluice-gate`, if there is such a user, which whoever packages Sluice should make; else `nobody`, which owns nothing,
+    /// but may be the user of other programs too.
+    pub user: Option<String>,
 }
 
 /// The limits on an established pair's silence and age.

@@ -54,7 +54,8 @@ impl<'a> Receiver<'a> {
         let received = control.socket.async_io(Interest::READABLE, |socket| wire::receive(socket, buffer)).await;
         match received {
             Ok(Received::Packet(packet)) => Ok(Some(packet)),
-            Ok(Received::Garbage) => {
+            Ok(Received::Short(_)) => Err(io::Error::other("no file descriptors are left for what the keeper sent")),
+            Ok(Received::Garbage(_)) => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, "the keeper sent a message that this gate cannot read"))
             }
             Ok(Received::Closed) => Ok(None),

@@ -280,6 +280,7 @@ async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Arc<Gate>, snapsho
     while let Some(packet) = receiver.next().await? {
         match packet.message {
             ToGate::Closed { pairs } => gate.closed(&pairs),
+            ToGate::Ping { number } => answer(gate.control.clone(), number),
             ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
             ToGate::Files { roles } => changed.take(roles, packet.fds)?,
             ToGate::Reload { reload } => files::reload(gate, std::mem::take(&mut changed), reload).await?,
@@ -288,6 +289,14 @@ async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Arc<Gate>, snapsho
     }
     tracing::debug!("the keeper has closed the control socket: the gate ends");
     Ok(())
+}
+
+/// Answers the keeper from one of the threads that serve clients: it is they who must live.
+fn answer(control: Arc<Control>, number: u64) {
+    tokio::spawn(async move {
+        // A keeper that is gone needs no answer.
+        let _ = control.send(&ToKeeper::Pong { number }, &[]).await;
+    });
 }
 
 async fn ask_for_snapshots(control: Arc<Control>, mut requests: mpsc::Receiver<u64>) {

@@ -16,6 +16,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use crate::sys::socket::take_no_descriptors;
+
 /// How often to try again while a server's backlog is full, of whose end nothing tells.
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -35,6 +37,7 @@ pub(super) async fn connect(path: &Path) -> io::Result<TcpStream> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    take_no_descriptors(&socket);
     loop {
         match rustix::net::connect(&socket, &address) {
             Ok(()) => return stream(socket),

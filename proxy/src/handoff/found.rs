@@ -21,6 +21,9 @@ pub struct Held {
 /// How many of a backend's servers may be found by names. 1,000: a name with more addresses is somebody's mistake.
 pub const MOST_FOUND: u16 = 1000;
 
+/// The longest name, in bytes: RFC 1035 §2.3.4.
+const LONGEST_NAME: usize = 255;
+
 /// A server that was found by a name. Indices are as in [`Facts`](super::Facts).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
@@ -45,11 +48,12 @@ pub struct Found {
 }
 
 impl Found {
-    /// Whether its indices are of things that may exist.
+    /// Whether its indices are of things that may exist, and its name is no longer than names are.
     #[must_use]
     pub fn is_sane(&self, config: &Config) -> bool {
         let entries = config.backends.get(usize::from(self.backend)).map_or(0, |backend| backend.servers.len());
         let own = usize::from(self.server);
-        usize::from(self.entry) < entries && own >= entries && own < entries + usize::from(MOST_FOUND)
+        let exists = usize::from(self.entry) < entries && own >= entries && own < entries + usize::from(MOST_FOUND);
+        exists && self.host.len() <= LONGEST_NAME
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! They cross one `SOCK_SEQPACKET` socket pair, each message in one packet, file descriptors beside it
 //! (SCM_RIGHTS). The keeper trusts nothing in what the gate sends: indices are checked, texts are bounded, and a
-//! message that cannot be understood closes its descriptors.
+//! gate that sends what cannot be understood is ended.
 
 use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -279,6 +279,11 @@ pub enum ToGate {
         /// At most [`TALLIES`].
         pairs: Vec<Tally>,
     },
+    /// Whether the gate still lives.
+    Ping {
+        /// Comes back with the answer.
+        number: u64,
+    },
     /// The answer to [`ToKeeper::Snapshot`]. One descriptor: a [`memory`] with a [`Snapshot`].
     Snapshot {
         /// The number from the request.
@@ -358,9 +363,14 @@ pub enum ToKeeper {
         /// Whether it is up.
         up: bool,
     },
-    /// Send a [`ToGate::Snapshot`].
+    /// Send a [`ToGate::Snapshot`], when there is time for it. Of several, the last is answered.
     Snapshot {
         /// Comes back with the answer.
         request: u64,
+    },
+    /// The answer to [`ToGate::Ping`].
+    Pong {
+        /// The number from the question.
+        number: u64,
     },
 }

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub flips: u64,
     /// Gates started, the first included.
     pub gate_starts: u64,
+    /// Turns of the keeper's loop that took too long.
+    pub slow_turns: u64,
     /// Times that changed files were to be taken into use: with success, and without.
     pub reloads: [u64; 2],
     /// Servers that were found by names.

@@ -5,17 +5,20 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::MAX_MESSAGE;
 
-/// The most descriptors that go with one message. The kernel takes 253 (SCM_MAX_FD); what is reserved for them lives on the
-/// stack.
+/// The most descriptors that go with one message. What is reserved for them lives on the stack.
 pub const MAX_FDS: usize = 64;
+
+/// The most that somebody can send with one (SCM_MAX_FD of the kernel). There is room for all: the kernel itself would
+/// close those for which there is none, in this thread, and may be made to wait in that.
+const MOST_FDS: usize = 253;
 
 /// A message and the descriptors that came with it.
 #[derive(Debug)]
@@ -31,8 +34,10 @@ pub struct Packet<M> {
 pub enum Received<M> {
     /// A packet.
     Packet(Packet<M>),
-    /// Bytes that are no message, or cut; their descriptors are closed.
-    Garbage,
+    /// A packet without some of its descriptors, since this process can have no more.
+    Short(Packet<M>),
+    /// Bytes that are no message, or cut, and what came with them: to be closed.
+    Garbage(Vec<OwnedFd>),
     /// The other side is gone.
     Closed,
 }
@@ -75,7 +80,7 @@ pub fn send<M: Serialize>(socket: impl AsFd, message: &M, fds: &[BorrowedFd<'_>]
 /// # Errors
 /// `WouldBlock` when there is none; whatever else `recvmsg` says.
 pub fn receive<M: DeserializeOwned>(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received<M>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
@@ -87,12 +92,14 @@ pub fn receive<M: DeserializeOwned>(socket: impl AsFd, buffer: &mut [u8]) -> io:
     if got.bytes == 0 {
         return Ok(Received::Closed);
     }
-    // A cut packet has lost bytes or descriptors: what is left of it means something else.
-    let cut = got.flags.intersects(rustix::net::ReturnFlags::TRUNC | rustix::net::ReturnFlags::CTRUNC);
-    match buffer.get(..got.bytes).map(postcard::from_bytes) {
-        Some(Ok(message)) if !cut => Ok(Received::Packet(Packet { message, fds })),
-        _ => Ok(Received::Garbage),
-    }
+    // What is left of a cut packet means something else.
+    let cut = got.flags.contains(ReturnFlags::TRUNC) || fds.len() > MAX_FDS;
+    let short = got.flags.contains(ReturnFlags::CTRUNC);
+    Ok(match buffer.get(..got.bytes).map(postcard::from_bytes) {
+        Some(Ok(message)) if !cut && short => Received::Short(Packet { message, fds }),
+        Some(Ok(message)) if !cut => Received::Packet(Packet { message, fds }),
+        _ => Received::Garbage(fds),
+    })
 }
 
 #[cfg(test)]
@@ -127,7 +134,7 @@ mod tests {
         let got = received::<ToKeeper>(|socket| {
             rustix::net::send(socket, &vec![0; MAX_MESSAGE + 9], SendFlags::empty()).unwrap();
         });
-        assert!(matches!(got, Received::Garbage), "{got:?}");
+        assert!(matches!(got, Received::Garbage(_)), "{got:?}");
     }
 
     #[test]

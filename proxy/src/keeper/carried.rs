@@ -20,24 +20,25 @@ impl Carried {
         Self { stats, pairs: HashMap::new() }
     }
 
-    /// A pair begins. A slot that the gate has no right to is ignored.
-    pub(super) fn open(&mut self, slot: u32, facts: Facts, why_not: WhyNot) {
+    /// A pair begins. Returns whether the gate has such a slot.
+    pub(super) fn open(&mut self, slot: u32, facts: Facts, why_not: WhyNot) -> bool {
         if slot < CARRIED {
             self.pairs.insert(slot, (facts, why_not));
         }
+        slot < CARRIED
     }
 
     /// A pair has ended, with these counts.
     pub(super) fn close(&mut self, slot: u32, counters: &PairCounters, reason: EndReason, ended: &mut Ended) {
         if self.pairs.remove(&slot).is_some() {
-            ended.add(Engine::Copy, reason, &counters.dirs);
+            ended.add(Engine::Copy, reason, &believable(counters).dirs);
         }
     }
 
     /// The gate is gone, and every pair that it carried. (A gate clears a slot when it takes it.)
     pub(super) fn close_all(&mut self, ended: &mut Ended) {
         for (slot, _) in self.pairs.drain() {
-            ended.add(Engine::Copy, EndReason::GateLost, &self.stats.carried(slot).dirs);
+            ended.add(Engine::Copy, EndReason::GateLost, &believable(&self.stats.carried(slot)).dirs);
         }
     }
 
@@ -45,4 +46,13 @@ impl Carried {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Facts, WhyNot, PairCounters)> {
         self.pairs.iter().map(|(slot, (facts, why_not))| (facts, *why_not, self.stats.carried(*slot)))
     }
+}
+
+/// The same, without close codes that are none (RFC 6455 §5.5.1 gives them two bytes): each would be remembered for ever.
+fn believable(counters: &PairCounters) -> PairCounters {
+    let mut counters = *counters;
+    for direction in &mut counters.dirs {
+        direction.close_code = u16::try_from(direction.close_code).map_or(0, u32::from);
+    }
+    counters
 }

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rustix::fs::Mode;
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{Address, Config, Listener, SocketMode};
+use crate::config::{Address, Admin, Config, Listener, SocketMode};
+use crate::sys::socket::take_no_descriptors;
 
 /// A bound socket.
 pub(super) struct Bound {
@@ -21,11 +23,25 @@ pub(super) struct Bound {
     _file: Option<SocketFile>,
 }
 
+impl Bound {
+    /// Lets a TCP socket listen again that was shut down. It has kept its port, if it was told one, and binding another to
+    /// that may need a right that the keeper has given up. Returns whether it listens where it did; a Unix socket stays shut.
+    fn listen_again(&self, backlog: i32) -> io::Result<bool> {
+        let Some(address) = self.address.inet() else { return Ok(false) };
+        if !sockopt::socket_acceptconn(&self.socket)? {
+            rustix::net::listen(&self.socket, backlog)?;
+        }
+        Ok(SocketAddr::try_from(rustix::net::getsockname(&self.socket)?)? == address)
+    }
+}
+
 /// All of them.
 pub(super) struct Listeners {
     /// In the configuration's order.
     pub(super) clients: Vec<Bound>,
-    pub(super) admin: Option<OwnedFd>,
+    pub(super) admin: Option<Bound>,
+    /// As configured: those for clients, then the admin listener's.
+    settings: Vec<Listener>,
 }
 
 impl Listeners {
@@ -35,9 +51,35 @@ impl Listeners {
     /// One cannot be bound; the message says which.
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
         let clients = config.listeners.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
-        let admin = config.admin.as_ref().map(|admin| bind(&Listener::at(admin.listen.into()))).transpose()?;
-        Ok(Self { clients, admin: admin.map(|bound| bound.socket) })
+        let admin = config.admin.as_ref().map(|admin| bind(&of_admin(admin))).transpose()?;
+        let settings = config.listeners.iter().cloned().chain(config.admin.iter().map(of_admin)).collect();
+        Ok(Self { clients, admin, settings })
     }
+
+    /// All, by the index that [`Listeners::heal`] takes.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &OwnedFd)> {
+        (0..).zip(self.clients.iter().chain(&self.admin).map(|bound| &bound.socket))
+    }
+
+    /// Makes a listener listen again that somebody who has a copy of it has shut down. Returns it; it may be another
+    /// socket.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub(super) fn heal(&mut self, index: u16) -> anyhow::Result<&OwnedFd> {
+        let place = usize::from(index);
+        let settings = self.settings.get(place).context("there is no such listener")?;
+        let bound = self.clients.get_mut(place).or(self.admin.as_mut()).context("there is no such listener")?;
+        let at = Listener { bind: bound.address.clone(), ..settings.clone() };
+        if !bound.listen_again(backlog(&at))? {
+            *bound = bind(&at)?;
+        }
+        Ok(&bound.socket)
+    }
+}
+
+fn of_admin(admin: &Admin) -> Listener {
+    Listener::at(admin.listen.into())
 }
 
 fn bind(listener: &Listener) -> anyhow::Result<Bound> {
@@ -69,6 +111,7 @@ fn bind_inet(address: SocketAddr, listener: &Listener) -> io::Result<Bound> {
 fn bind_unix(path: &Path, listener: &Listener) -> io::Result<Bound> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let SocketMode(mode) = listener.mode;
+    take_no_descriptors(&socket);
     // The file gets the socket's own permissions less the umask (`unix_bind_bsd` of the kernel): nobody can connect before
     // the permissions are right.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;

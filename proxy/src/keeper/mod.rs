@@ -3,60 +3,48 @@
 //! One thread, one `epoll`. A pair that the kernel relays costs a slot of the table and two descriptors; its sockets
 //! are watched for their end only, so its messages wake nobody.
 
+mod admit;
 mod carried;
+mod closer;
 mod files;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate_process;
+mod heartbeat;
+mod inbox;
 mod listeners;
 mod pair;
 mod pump;
 mod reactor;
 mod relay;
+mod restarts;
+mod serve;
 mod snapshot;
 mod table;
 mod timers;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+#[cfg(test)]
+mod tests;
 
 use anyhow::Context as _;
-use rustix::event::epoll::EventFlags;
 
 use crate::config::{Config, EngineChoice, TlsEngineChoice};
-use crate::handoff::stats::Stats;
-use crate::handoff::wire::{self, Packet, Received};
-use crate::handoff::{
-    self, CookieKey, Facts, Found, Held, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, Snapshot, Tally, ToGate, ToKeeper,
-    WhyNot, memory,
-};
+use crate::handoff::{self, WhyNot};
 use crate::kernel::{Kernel, probe};
 use crate::ktls::Ability;
-use crate::sys::signals::{Asked, Signals};
-use crate::sys::{privileges, socket};
-use carried::Carried;
+use crate::sys::signals::Signals;
+use crate::sys::{privileges, seccomp};
+use closer::Closer;
 use files::Files;
 pub use files::read_files;
-use gate_process::GateProcess;
 use listeners::Listeners;
-use reactor::{Reactor, Source};
-use relay::Relay;
+use serve::Keeper;
 
-/// How long pairs may take to deliver what is in flight when Sluice is told to stop.
-const FAREWELL: Duration = Duration::from_secs(6);
-
-/// Messages of the gate that are read before the pairs get their turn.
-const GATE_TURN: usize = 64;
-
-/// Events of the kernel program that are read before the others get their turn.
-const EVENTS_TURN: usize = 256;
-
-/// When to try again to tell the gate what it had no room for.
-const GATE_RETRY: Duration = Duration::from_millis(50);
-
-/// Descriptors that are not pairs', files' or listeners': maps, the program, control sockets, logs, and some to spare.
-const RESERVED_FILES: u64 = 96;
+/// Descriptors that are not pairs', files' or listeners': maps, the program, control sockets, logs, those that wait to be
+/// closed, and some to spare.
+const RESERVED_FILES: u64 = 96 + closer::MOST as u64;
 
 /// How many pairs a process with this limit on open files can hold.
 #[must_use]
@@ -84,31 +72,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     privileges::keep_for_keeper().context("cannot give up capabilities")?;
     // Not before: what could be read only with more rights could not be read again when it has changed.
     let files = Files::open(&config)?;
-    let (stats_file, stats) = Stats::create().context("cannot make the shared counters")?;
-    let reactor = Reactor::new().context("cannot make an epoll instance")?;
-    reactor.add(&signals, Source::Signal, EventFlags::IN)?;
-    if let Some(kernel) = &kernel {
-        reactor.add(kernel.events_fd(), Source::Events, EventFlags::IN)?;
-        if let Some(log) = kernel.log_fd() {
-            reactor.add(log, Source::Log, EventFlags::IN)?;
-        }
+    if let Err(error) = seccomp::confine_keeper() {
+        tracing::warn!(%error, "the keeper's system calls are not confined; the kernel needs CONFIG_SECCOMP_FILTER");
     }
-    let relay = Relay::new(&config, capacity, kernel, why_not, reactor).context("cannot set up the relay")?;
-    let keeper = Keeper {
-        gate: GateProcess::new(),
-        carried: Carried::new(Arc::new(stats)),
-        found: BTreeMap::new(),
-        down: BTreeSet::new(),
-        config,
-        capacity,
-        ktls,
-        secret: CookieKey(rand::random()),
-        files,
-        listeners,
-        stats_file,
-        relay,
-        buffer: vec![0; MAX_MESSAGE + 1],
-    };
+    let closer = Closer::start().context("cannot start a thread")?;
+    let mut keeper = Keeper::new(config, capacity, files, listeners, closer, kernel)?;
+    (keeper.relay.why_not, keeper.ktls) = (why_not, ktls);
     keeper.serve(&signals)
 }
 
@@ -150,251 +119,4 @@ fn choose_tls_engine(config: &Config) -> anyhow::Result<Ability> {
         }
     }
     Ok(ability)
-}
-
-struct Keeper {
-    config: Config,
-    capacity: u32,
-    ktls: Ability,
-    secret: CookieKey,
-    files: Files,
-    listeners: Listeners,
-    stats_file: OwnedFd,
-    carried: Carried,
-    /// By backend and server.
-    found: BTreeMap<(u16, u16), Found>,
-    /// The same, of those that are down by their checks: what a gate has found out, the next one knows.
-    down: BTreeSet<(u16, u16)>,
-    gate: GateProcess,
-    relay: Relay,
-    buffer: Vec<u8>,
-}
-
-impl Keeper {
-    fn serve(mut self, signals: &Signals) -> anyhow::Result<()> {
-        let mut until = None;
-        loop {
-            let now = Instant::now();
-            if until.is_some_and(|until| now >= until || self.relay.table.live() == 0) {
-                return Ok(());
-            }
-            if self.gate.starts > 0 && !self.gate.ever_ready && self.gate.control().is_none() {
-                // A configuration that no gate can start with: trying again would not help.
-                anyhow::bail!("the gate could not start; its own message is above");
-            }
-            if self.gate.next_start(now) == Some(Duration::ZERO) {
-                self.start_gate()?;
-            }
-            let retry =
-                (!self.relay.ended.unreported.is_empty() && self.gate.control().is_some()).then_some(GATE_RETRY);
-            let look = self.files.next(now).filter(|_| self.gate.control().is_some());
-            let sleep = [self.relay.sleep(now), self.gate.next_start(now), until.map(|until| until - now), retry, look];
-            let ready = self.relay.reactor.wait(sleep.into_iter().flatten().min()).context("epoll failed")?;
-            for (source, flags) in ready {
-                match source {
-                    Source::Gate => self.read_gate(),
-                    Source::Events => self.read_events(),
-                    Source::Log => self.flush_log(),
-                    Source::Signal => match signals.next() {
-                        Some(Asked::Stop) if until.is_none() => {
-                            self.stop();
-                            until = Some(Instant::now() + FAREWELL);
-                        }
-                        Some(Asked::Reload) => self.files.at_once(),
-                        Some(Asked::Stop) | None => {}
-                    },
-                    Source::Socket { index, generation } => self.relay.on_socket(index, generation, flags),
-                }
-            }
-            self.relay.turn(Instant::now());
-            self.go_on_with_snapshot();
-            self.files.look(Instant::now(), self.gate.control());
-            if let Some(control) = self.gate.control() {
-                self.relay.ended.report(control);
-            }
-        }
-    }
-
-    fn stop(&mut self) {
-        tracing::info!(pairs = self.relay.table.live(), "told to stop");
-        self.gate.stop();
-        self.relay.farewell_all();
-    }
-
-    fn read_events(&mut self) {
-        // The ring stays readable, so that what is left comes with the next turn.
-        for _ in 0..EVENTS_TURN {
-            let Some(event) = self.relay.kernel.as_mut().and_then(Kernel::next_event) else { return };
-            self.relay.on_event(event.index, event.cookie);
-        }
-    }
-
-    fn flush_log(&mut self) {
-        if let Some(kernel) = &mut self.relay.kernel {
-            kernel.flush_log();
-        }
-    }
-
-    /// Starts a gate and tells it everything. A failure at the very first start is fatal, a later one is tried again.
-    fn start_gate(&mut self) -> anyhow::Result<()> {
-        let result =
-            self.gate.start(&self.config.process.user).map_err(anyhow::Error::from).and_then(|()| self.brief());
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) if self.gate.ever_ready => {
-                tracing::error!(error = format!("{error:#}"), "cannot start a gate; trying again");
-                self.gate.reap();
-                Ok(())
-            }
-            Err(error) => Err(error.context("cannot start the gate")),
-        }
-    }
-
-    fn brief(&mut self) -> anyhow::Result<()> {
-        let control = self.gate.control().context("there is no gate")?;
-        self.relay.reactor.add(control, Source::Gate, EventFlags::IN | EventFlags::RDHUP)?;
-        self.relay.ended.unreported.clear();
-        let hello = Hello {
-            config: self.config.clone(),
-            engine: self.relay.engine(),
-            why_not: self.relay.why_not,
-            ktls: self.ktls.clone(),
-            capacity: self.capacity,
-            secret: self.secret.clone(),
-        };
-        wire::send(control, &ToGate::Hello(Box::new(hello)), &[self.stats_file.as_fd()])?;
-        for (index, listener) in (0..).zip(&self.listeners.clients) {
-            wire::send(control, &ToGate::Listener { index }, &[listener.socket.as_fd()])?;
-        }
-        self.files.send(control)?;
-        if let Some(admin) = &self.listeners.admin {
-            wire::send(control, &ToGate::Admin, &[admin.as_fd()])?;
-        }
-        let pairs = self.relay.table.iter().map(|(_, pair)| Tally::from(&pair.facts)).collect();
-        let (found, down) = (self.found.values().cloned().collect(), self.down.iter().copied().collect());
-        let held = Held { pairs, found, down };
-        wire::send(control, &ToGate::Held, &[memory::write("sluice-held", &held)?.as_fd()])?;
-        wire::send(control, &ToGate::Start, &[])?;
-        Ok(())
-    }
-
-    fn read_gate(&mut self) {
-        // The socket stays readable, so that what is left comes with the next turn.
-        for _ in 0..GATE_TURN {
-            let Some(control) = self.gate.control() else { return };
-            match wire::receive::<ToKeeper>(control, &mut self.buffer) {
-                Ok(Received::Packet(packet)) => self.on_message(packet),
-                Ok(Received::Garbage) => tracing::error!("the gate sent a message that cannot be understood"),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Ok(Received::Closed) | Err(_) => {
-                    self.lose_gate();
-                    return;
-                }
-            }
-        }
-    }
-
-    fn lose_gate(&mut self) {
-        if let Some(control) = self.gate.control() {
-            self.relay.reactor.remove(control);
-        }
-        self.carried.close_all(&mut self.relay.ended);
-        self.files.gate_lost();
-        self.gate.reap();
-    }
-
-    fn on_message(&mut self, packet: Packet<ToKeeper>) {
-        let Packet { message, fds } = packet;
-        match message {
-            ToKeeper::Ready => {
-                self.gate.ever_ready = true;
-                let addresses = self.listeners.clients.iter().map(|listener| listener.address.to_string());
-                let addresses = addresses.collect::<Vec<_>>().join(" ");
-                tracing::info!(listening = addresses, starts = self.gate.starts, "ready");
-            }
-            ToKeeper::Pair(pair) => self.on_pair(*pair, fds),
-            ToKeeper::CarriedOpen { slot, facts, why_not } if self.known(&facts) => {
-                self.carried.open(slot, facts, why_not);
-            }
-            ToKeeper::CarriedOpen { .. } => tracing::error!("the gate named a route that does not exist"),
-            ToKeeper::CarriedClosed { slot, counters, reason } => {
-                self.carried.close(slot, &counters, reason, &mut self.relay.ended);
-            }
-            ToKeeper::Reloaded { reload, ok } => self.files.answered(reload, ok),
-            ToKeeper::Found(found) if found.is_sane(&self.config) => {
-                let (index, address) = ((found.backend, found.server), found.address);
-                let before = self.found.insert(index, found);
-                // Another server has its place.
-                if before.is_some_and(|before| before.address != address) {
-                    self.down.remove(&index);
-                }
-            }
-            ToKeeper::Found(_) => tracing::error!("the gate found a server for a backend that does not exist"),
-            ToKeeper::Checked { backend, server, up } if self.has_server(backend, server) => {
-                match up {
-                    true => self.down.remove(&(backend, server)),
-                    false => self.down.insert((backend, server)),
-                };
-            }
-            ToKeeper::Checked { .. } => tracing::error!("the gate checked a server that does not exist"),
-            ToKeeper::Snapshot { request } => self.begin_snapshot(request),
-        }
-    }
-
-    fn on_pair(&mut self, pair: NewPair, fds: Vec<OwnedFd>) {
-        let sane = self.known(&pair.facts)
-            && pair.to_backend.len() <= MAX_LEFTOVER
-            && pair.to_client.len() <= MAX_LEFTOVER
-            && fds.iter().all(|fd| is_stream(fd.as_fd()));
-        match <[OwnedFd; 2]>::try_from(fds) {
-            Ok(sockets) if sane => self.relay.open(pair, sockets, Instant::now()),
-            _ => {
-                self.relay.ended.left(Tally::from(&pair.facts));
-                tracing::error!(conn = %pair.facts.id, "the gate handed over a pair that makes no sense");
-            }
-        }
-    }
-
-    /// Whether the indices are of things that exist.
-    fn known(&self, facts: &Facts) -> bool {
-        usize::from(facts.listener) < self.config.listeners.len()
-            && usize::from(facts.route) < self.config.routes.len()
-            && self.has_server(facts.backend, facts.server)
-    }
-
-    fn has_server(&self, backend: u16, server: u16) -> bool {
-        let settings = self.config.backends.get(usize::from(backend));
-        settings.is_some_and(|settings| usize::from(server) < settings.servers.len())
-            || self.found.contains_key(&(backend, server))
-    }
-
-    fn begin_snapshot(&mut self, request: u64) {
-        let found = self.found.values().cloned().collect();
-        let rest =
-            Snapshot { found, gate_starts: self.gate.starts, reloads: self.files.reloads, ..Snapshot::default() };
-        if let Err(error) = self.relay.begin_snapshot(request, &self.carried, rest) {
-            tracing::warn!(%error, "cannot answer the gate's question for the live pairs");
-        }
-    }
-
-    fn go_on_with_snapshot(&mut self) {
-        let taken = self.relay.go_on_with_snapshot();
-        let Some(control) = self.gate.control() else { return };
-        let sent = taken.and_then(|taken| {
-            let Some((request, file)) = taken else { return Ok(()) };
-            wire::send(control, &ToGate::Snapshot { request }, &[file.as_fd()])
-        });
-        if let Err(error) = sent {
-            tracing::warn!(%error, "cannot answer the gate's question for the live pairs");
-        }
-    }
-}
-
-/// Whether a descriptor that the gate sent is a stream socket of a kind that pairs have: anything else could block the
-/// keeper.
-fn is_stream(fd: BorrowedFd<'_>) -> bool {
-    use rustix::net::{SocketType, ipproto, sockopt};
-    let kind = sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM);
-    let tcp = || sockopt::socket_protocol(fd).is_ok_and(|protocol| protocol == Some(ipproto::TCP));
-    kind && (tcp() || socket::is_unix(fd))
 }

@@ -11,6 +11,10 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 pub(super) enum Source {
     /// The control socket of the gate.
     Gate,
+    /// What tells of the end of the gate's process.
+    GateEnded,
+    /// A listener, by its index in the configuration; the last is the admin listener's.
+    Listener(u16),
     /// The kernel program's events.
     Events,
     /// The kernel program's log lines.
@@ -26,6 +30,8 @@ pub(super) enum Source {
     },
 }
 
+const LISTENERS: u64 = 1 << 62;
+
 const GENERATION: u32 = 0x00ff_ffff;
 
 impl Source {
@@ -35,6 +41,8 @@ impl Source {
             Self::Events => 1,
             Self::Log => 2,
             Self::Signal => 3,
+            Self::GateEnded => 4,
+            Self::Listener(index) => LISTENERS | u64::from(index),
             Self::Socket { index, generation } => 1 << 63 | u64::from(generation & GENERATION) << 32 | u64::from(index),
         }
     }
@@ -45,6 +53,8 @@ impl Source {
             1 => Self::Events,
             2 => Self::Log,
             3 => Self::Signal,
+            4 => Self::GateEnded,
+            _ if token >> 62 == 1 => Self::Listener(token as u16),
             _ => Self::Socket { index: token as u32, generation: (token >> 32) as u32 & GENERATION },
         }
     }
@@ -101,7 +111,8 @@ mod tests {
     #[test]
     fn tokens_come_back_as_they_went() {
         let socket = Source::Socket { index: 0xdead_beef, generation: 0x12_3456 };
-        for source in [Source::Gate, Source::Events, Source::Log, Source::Signal, socket] {
+        let listener = Source::Listener(u16::MAX);
+        for source in [Source::Gate, Source::GateEnded, listener, Source::Events, Source::Log, Source::Signal, socket] {
             assert_eq!(Source::from_token(source.token()), source);
         }
         let (Source::Socket { generation, .. }, 0xff12_3456) = (socket, 0xff12_3456_u32) else { unreachable!() };

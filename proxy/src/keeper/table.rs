@@ -1,6 +1,6 @@
 //! The pairs by slot.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
 use super::pair::Pair;
@@ -11,6 +11,8 @@ use super::pair::Pair;
 pub(super) struct Table {
     pairs: Vec<Option<Box<Pair>>>,
     free: VecDeque<u32>,
+    /// The cookies of all sockets.
+    cookies: HashSet<u64>,
     capacity: u32,
     live: u32,
     generation: u32,
@@ -18,11 +20,22 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(capacity: u32) -> Self {
-        Self { pairs: Vec::new(), free: VecDeque::new(), capacity, live: 0, generation: 0 }
+        let (pairs, free, cookies) = (Vec::new(), VecDeque::new(), HashSet::new());
+        Self { pairs, free, cookies, capacity, live: 0, generation: 0 }
     }
 
     pub(super) fn live(&self) -> u32 {
         self.live
+    }
+
+    /// Whether there is a slot for one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.live < self.capacity
+    }
+
+    /// Whether the socket with this cookie (SO_COOKIE) is of a pair here.
+    pub(super) fn has(&self, cookie: u64) -> bool {
+        self.cookies.contains(&cookie)
     }
 
     /// A number that tells this pair from every other that its slot will hold.
@@ -39,6 +52,7 @@ impl Table {
         } else {
             self.free.pop_front()?
         };
+        self.cookies.extend(pair.cookies);
         *self.pairs.get_mut(slot as usize)? = Some(pair);
         self.live += 1;
         Some(slot)
@@ -54,6 +68,9 @@ impl Table {
 
     pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Pair>> {
         let pair = self.pairs.get_mut(slot as usize)?.take()?;
+        for cookie in pair.cookies {
+            self.cookies.remove(&cookie);
+        }
         self.free.push_back(slot);
         self.live -= 1;
         Some(pair)

@@ -45,26 +45,37 @@ pub struct InsertError {
 
 impl Kernel {
     /// Puts both sockets of the pair in `slot` under the verdict's rule. Bytes that are queued on them already are
-    /// not looked at before a [`crate::sys::socket::kick`]. On an error nothing of the pair is left in the maps, and what
-    /// the verdict may have taken of the streams meanwhile shows in [`Kernel::is_untouched`].
+    /// not looked at before a [`crate::sys::socket::kick`]. On an error what this call has put into the maps is taken out
+    /// again, and nothing else; what the verdict may have taken of the streams meanwhile shows in
+    /// [`Kernel::is_untouched`].
     ///
     /// Both directions' [`VerdictState`] and [`UserState`] must be what the pair shall begin with.
     ///
     /// # Errors
     /// The kernel refuses a socket: it is not established, or has another user (a ULP, another sockmap).
     pub fn insert(&mut self, slot: u32, sockets: [BorrowedFd<'_>; 2], cookies: [u64; 2]) -> Result<(), InsertError> {
-        let result = self.try_insert(slot, sockets, cookies);
+        let mut indexed = Vec::new();
+        let result = self.try_insert(slot, sockets, cookies, &mut indexed);
         if result.is_err() {
-            self.remove(slot, cookies);
+            self.remove_from_maps(slot, &indexed);
         }
         result
     }
 
-    fn try_insert(&mut self, slot: u32, sockets: [BorrowedFd<'_>; 2], cookies: [u64; 2]) -> Result<(), InsertError> {
+    fn try_insert(
+        &mut self,
+        slot: u32,
+        sockets: [BorrowedFd<'_>; 2],
+        cookies: [u64; 2],
+        indexed: &mut Vec<u64>,
+    ) -> Result<(), InsertError> {
+        /// Another pair's socket must not become this one's: `BPF_NOEXIST` of linux/bpf.h.
+        const NO_EXIST: u64 = 1;
         let at = |direction| index(slot, direction);
         let error = |map| move |source| InsertError { map, source };
         for (direction, cookie) in Direction::ALL.into_iter().zip(cookies) {
-            self.indices.insert(cookie, at(direction), 0).map_err(error("INDICES"))?;
+            self.indices.insert(cookie, at(direction), NO_EXIST).map_err(error("INDICES"))?;
+            indexed.push(cookie);
         }
         for (direction, socket) in Direction::ALL.into_iter().zip(sockets) {
             self.targets.set(at(direction), &socket.as_raw_fd(), 0).map_err(error("TARGETS"))?;
@@ -123,8 +134,12 @@ impl Kernel {
     /// Takes a pair out of the maps. What the verdict keeps of it is not touched by the kernel afterwards, once both
     /// sockets are closed or shut down.
     pub fn remove(&mut self, slot: u32, cookies: [u64; 2]) {
+        self.remove_from_maps(slot, &cookies);
+    }
+
+    fn remove_from_maps(&mut self, slot: u32, cookies: &[u64]) {
         for cookie in cookies {
-            let _ = self.indices.remove(&cookie);
+            let _ = self.indices.remove(cookie);
         }
         for direction in Direction::ALL {
             // A socket that was reset has left the maps by itself.

@@ -197,6 +197,15 @@ impl Leg {
         self.suite
     }
 
+    /// Whether it can be what [`Ready::arm`] makes, as far as anything relies on that: it comes from another process.
+    #[must_use]
+    pub fn is_sane(&self) -> bool {
+        /// No secret of a suite is longer: SHA-384's output.
+        const LONGEST_SECRET: usize = 48;
+        let secrets = [&self.tx, &self.rx].into_iter().flatten();
+        secrets.map(Secret::length).all(|length| length <= LONGEST_SECRET) && self.limit <= self.suite.record_limit()
+    }
+
     /// Receives without waiting, and deals with everything that is no application data.
     ///
     /// # Errors
@@ -295,16 +304,16 @@ impl Leg {
                 other => break other.map_err(Failure::Socket)?,
             }
         };
-        self.content += sent as u64;
+        self.content = self.content.wrapping_add(sent as u64);
         // The kernel may have had to cut one record shorter.
-        self.bound += records;
+        self.bound = self.bound.saturating_add(records);
         Ok(sent)
     }
 
     /// The key may be worn out: counts exactly, and changes it if so.
     fn renew(&mut self, socket: BorrowedFd<'_>, records: u64) -> Result<(), Failure> {
         self.bound = self.sequence(socket).map_err(Failure::Socket)?.saturating_sub(self.first);
-        if self.bound + records <= self.limit || self.last_words {
+        if self.bound.saturating_add(records) <= self.limit || self.last_words {
             return Ok(());
         }
         if !self.rekey {
@@ -330,7 +339,7 @@ impl Leg {
         // From here on the peer expects the new key: if it cannot be had, nothing more can be said.
         ktls::install(socket, Way::Tx, self.suite.crypto_info(&keys).as_ref())
             .map_err(|error| Failure::Socket(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-        self.earlier += sequence.saturating_sub(self.first);
+        self.earlier = self.earlier.wrapping_add(sequence.saturating_sub(self.first));
         self.tx = Some(next);
         (self.first, self.bound, self.owes_update) = (0, 0, false);
         Ok(())
@@ -342,8 +351,8 @@ impl Leg {
             return Ok(());
         }
         ktls::send_record(socket, kind, bytes)?;
-        self.content += bytes.len() as u64;
-        self.bound += 1;
+        self.content = self.content.wrapping_add(bytes.len() as u64);
+        self.bound = self.bound.saturating_add(1);
         Ok(())
     }
 
@@ -367,8 +376,8 @@ impl Leg {
     /// # Errors
     /// The socket's own.
     pub fn settled(&self, socket: BorrowedFd<'_>) -> Result<bool, Errno> {
-        let records = self.earlier + self.sequence(socket)?.saturating_sub(self.first);
-        let made = self.content + records * self.suite.overhead();
+        let records = self.earlier.wrapping_add(self.sequence(socket)?.saturating_sub(self.first));
+        let made = self.content.wrapping_add(records.wrapping_mul(self.suite.overhead()));
         let accepted = socket::accepted(socket).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok(accepted.bytes.wrapping_sub(self.base) >= made)
     }

@@ -23,6 +23,11 @@ impl Secret {
         Self(bytes.to_vec())
     }
 
+    /// In bytes.
+    pub(super) fn length(&self) -> usize {
+        self.0.len()
+    }
+
     /// `application_traffic_secret_N+1` (RFC 8446 §7.2). `None`: this is no secret of this suite.
     #[must_use]
     pub fn next(&self, suite: Suite) -> Option<Self> {

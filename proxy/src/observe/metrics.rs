@@ -50,6 +50,7 @@ struct Page {
     close_codes: Vec<(u32, u32, u64)>,
     flips: u64,
     gate_starts: u64,
+    slow_turns: u64,
     reloads: [u64; 2],
     of_gate: PageOfGate,
 }
@@ -77,6 +78,7 @@ impl Page {
             close_codes: snapshot.close_codes.clone(),
             flips: snapshot.flips,
             gate_starts: snapshot.gate_starts,
+            slow_turns: snapshot.slow_turns,
             reloads: snapshot.reloads,
             of_gate,
         }
@@ -183,6 +185,8 @@ impl Page {
         counter(encoder, "sluice_pairs_ended", "Ended pairs by reason", ends)?;
         let help = "Directions moved from the kernel to userspace because the receiver was congested";
         lone_counter(encoder, "sluice_relay_flips", help, self.flips)?;
+        let slow = "Turns of the keeper's loop that took 100 ms or longer, during which pairs that it carries waited";
+        lone_counter(encoder, "sluice_keeper_slow_turns", slow, self.slow_turns)?;
         lone_counter(encoder, "sluice_gate_starts", "Gate processes started", self.gate_starts)
     }
 

@@ -44,6 +44,7 @@ fn an_idle_proxy_shows_every_series() {
         "sluice_handshakes_total{result=\"upgraded\",reason=\"none\"} 0",
         "sluice_relay_flips_total 0",
         "sluice_gate_starts_total 0",
+        "sluice_keeper_slow_turns_total 0",
         "sluice_client_addresses 7",
         "sluice_client_addresses_evicted_total 3",
         "sluice_certificate_reloads_total{result=\"ok\"} 0",

@@ -6,8 +6,11 @@ pub mod mapped;
 pub mod memory;
 pub mod patience;
 pub mod privileges;
+pub mod processes;
+pub mod seccomp;
 pub mod signals;
 pub mod socket;
+pub mod threads;
 pub mod watch;
 
 use std::io;

@@ -46,14 +46,18 @@ pub fn keep_for_keeper() -> io::Result<()> {
     restrict(KEEPER)
 }
 
+/// Whom the gate runs as, if nobody says otherwise.
+const USERS: [&str; 2] = ["sluice-gate", "nobody"];
+
 /// Gives up everything, as the gate must before it reads a stranger's byte: the user, the groups, all capabilities,
-/// and the right to ever get any back. Call while the process has one thread.
+/// and the right to ever get any back. Call while the process has one thread. `user`: None for the first that there is
+/// of [`USERS`].
 ///
 /// Started as another user than root, there is less to give up, and the user stays.
 ///
 /// # Errors
 /// The user does not exist, or the kernel refuses: the gate must not go on then.
-pub fn drop_all(user: &str) -> anyhow::Result<()> {
+pub fn drop_all(user: Option<&str>) -> anyhow::Result<()> {
     use anyhow::Context as _;
     if rustix::process::geteuid().is_root() {
         let (uid, gid) = look_up(user)?;
@@ -99,9 +103,20 @@ fn clear_bounding_set(keep: CapabilitySet) -> io::Result<()> {
 }
 
 /// A user's ids from /etc/passwd, which is where service users are.
-fn look_up(user: &str) -> anyhow::Result<(Uid, Gid)> {
+fn look_up(user: Option<&str>) -> anyhow::Result<(Uid, Gid)> {
     use anyhow::Context as _;
     let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    match user {
+        Some(user) => find(&passwd, user)
+            .with_context(|| format!("process.user {user:?} is not an unprivileged user in /etc/passwd")),
+        None => USERS
+            .iter()
+            .find_map(|user| find(&passwd, user))
+            .with_context(|| format!("/etc/passwd has no unprivileged user {}: set process.user", USERS.join(" or "))),
+    }
+}
+
+fn find(passwd: &str, user: &str) -> Option<(Uid, Gid)> {
     passwd
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
@@ -111,5 +126,18 @@ fn look_up(user: &str) -> anyhow::Result<(Uid, Gid)> {
         })
         .filter(|(uid, _)| *uid != 0)
         .map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)))
-        .with_context(|| format!("process.user {user:?} is not an unprivileged user in /etc/passwd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_its_whole_name_and_root_is_none() {
+        let passwd = "root:x:0:0::/:/bin/sh\nsluice:x:7:8::/:/bin/false\nsluice-gate:x:9:10::/:/bin/false\nbad:x:y:z\n";
+        assert_eq!(find(passwd, "sluice-gate"), Some((Uid::from_raw(9), Gid::from_raw(10))));
+        for user in ["root", "sluice-", "bad", ""] {
+            assert_eq!(find(passwd, user), None, "{user}");
+        }
+    }
 }

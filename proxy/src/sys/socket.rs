@@ -183,16 +183,29 @@ pub fn choose_port_late(socket: impl AsFd) -> io::Result<()> {
     set_one(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)
 }
 
+/// asm-generic/socket.h; `libc` does not have it yet.
+pub(super) const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Has a Unix socket take no descriptors from its peer (SO_PASSRIGHTS, Linux 6.16): whoever reads without asking for them
+/// closes them, which can be made to wait (SO_LINGER). Sockets that a listener accepts are as it is.
+pub fn take_no_descriptors(socket: impl AsFd) {
+    // Kernels that do not know it take descriptors.
+    let _ = set_int(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, 0);
+}
+
 /// Sets an option that is an int to 1.
 fn set_one(socket: impl AsFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    let one: libc::c_int = 1;
-    // SAFETY: `one` is readable for the length that is told, whatever the option is, and no pointer of it is kept.
+    set_int(socket, level, option, 1)
+}
+
+fn set_int(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: `value` is readable for the length that is told, whatever the option is, and no pointer of it is kept.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             level,
             option,
-            (&raw const one).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

@@ -141,17 +141,22 @@ impl Relay {
         let mut told = [matches!(pair.closing, Some(Closing::Farewell { .. })); 2];
         if let Some(Closing::Reset { delivers, .. }) = pair.closing {
             told[delivers as usize] = pair.reason == EndReason::TlsProtocol;
-            for side in Direction::ALL.into_iter().filter(|side| !told[*side as usize]) {
-                // A close with this setting sends an RST (and closes a Unix socket as any other close does).
-                let _ = sockopt::set_socket_linger(pair.source(side), Some(Duration::ZERO));
-            }
         }
+        let reset = matches!(pair.closing, Some(Closing::Reset { .. }));
         for side in Direction::ALL {
             self.reactor.remove(pair.source(side));
+            // With this setting a close sends an RST (and closes a Unix socket as any other close does); without it, no
+            // close waits. Either way the call waits for a verdict that is at work on the socket at this moment: what
+            // the verdict keeps of the slot is not touched afterwards, although the socket is not closed yet.
+            let linger = (reset && !told[side as usize]).then_some(Duration::ZERO);
+            let _ = sockopt::set_socket_linger(pair.source(side), linger);
         }
         let Pair { facts, sockets, engine, reason, opened, .. } = *pair;
-        for (socket, _) in sockets.into_iter().zip(told).filter(|(_, told)| *told) {
-            self.lingering.add(socket, Instant::now());
+        for (socket, told) in sockets.into_iter().zip(told) {
+            match told {
+                true => self.lingering.add(socket, Instant::now(), &self.closer),
+                false => self.closer.close(socket),
+            }
         }
         tracing::debug!(conn = %facts.id, reason = reason.label(), age = ?opened.elapsed(), "the pair has ended");
         self.fold(slot, engine, reason);

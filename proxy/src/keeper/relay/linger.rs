@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
 
+use super::super::closer::Closer;
 use crate::sys::socket;
 
 /// How long a peer may take.
@@ -25,12 +26,14 @@ const MOST: usize = 32;
 pub(super) struct Lingering(VecDeque<(OwnedFd, Instant)>);
 
 impl Lingering {
-    pub(super) fn add(&mut self, socket: OwnedFd, now: Instant) {
+    pub(super) fn add(&mut self, socket: OwnedFd, now: Instant, closer: &Closer) {
         // It fails if the peer is gone already.
         let _ = rustix::net::shutdown(&socket, Shutdown::Write);
         self.0.push_back((socket, now + PATIENCE));
-        if self.0.len() > MOST {
-            self.0.pop_front();
+        if self.0.len() > MOST
+            && let Some((oldest, _)) = self.0.pop_front()
+        {
+            closer.close(oldest);
         }
     }
 
@@ -40,7 +43,14 @@ impl Lingering {
     }
 
     /// Closes those that need not wait any longer.
-    pub(super) fn look(&mut self, now: Instant) {
-        self.0.retain(|(socket, until)| now < *until && !socket::peer_has_ended(socket));
+    pub(super) fn look(&mut self, now: Instant, closer: &Closer) {
+        for _ in 0..self.0.len() {
+            match self.0.pop_front() {
+                Some((socket, until)) if now < until && !socket::peer_has_ended(&socket) => {
+                    self.0.push_back((socket, until));
+                }
+                gone => gone.into_iter().for_each(|(socket, _)| closer.close(socket)),
+            }
+        }
     }
 }

@@ -25,6 +25,7 @@ use proxy_common::scan::Scanner;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt;
 
+use super::closer::Closer;
 use super::pair::{Closing, Flow, Pair, ends};
 use super::pump::Spill;
 use super::reactor::{Reactor, Source};
@@ -81,6 +82,7 @@ pub(super) struct Relay {
     /// The snapshot that is being taken.
     pub(super) snapshot: Option<Taking>,
     lingering: Lingering,
+    pub(super) closer: Closer,
     pub(super) ended: Ended,
 }
 
@@ -152,6 +154,7 @@ impl Relay {
         kernel: Option<Kernel>,
         why_not: Option<WhyNot>,
         reactor: Reactor,
+        closer: Closer,
     ) -> io::Result<Self> {
         let own_counters = match kernel {
             Some(_) => None,
@@ -175,6 +178,7 @@ impl Relay {
             farewells: None,
             snapshot: None,
             lingering: Lingering::default(),
+            closer,
             ended: Ended { most: capacity as usize, ..Ended::default() },
         })
     }
@@ -246,6 +250,7 @@ impl Relay {
     fn prepare(&self, socket: &OwnedFd, unix: bool) -> io::Result<()> {
         rustix::io::ioctl_fionbio(socket, true)?;
         if unix {
+            socket::take_no_descriptors(socket);
             // What follows is TCP's. The peer of a Unix socket cannot die without the kernel's telling.
             return Ok(());
         }
@@ -397,7 +402,7 @@ impl Relay {
         self.go_on();
         self.patrol(now);
         self.go_on_with_farewells(now);
-        self.lingering.look(now);
+        self.lingering.look(now, &self.closer);
         for _ in 0..TIMERS {
             let Some((slot, reason)) = self.timers.due(now) else { return };
             match reason {

@@ -13,6 +13,7 @@ use proxy_common::layout::{DirCounters, Direction, index};
 use super::far::Far;
 use crate::config::{Config, EngineChoice};
 use crate::handoff::{ConnId, Engine, Facts, NewPair, WhyNot};
+use crate::keeper::closer::Closer;
 use crate::keeper::reactor::{Reactor, Source};
 use crate::keeper::relay::Relay;
 use crate::kernel::{Kernel, probe};
@@ -152,7 +153,8 @@ fn skip(how: Skipped, engine: &str, why: &str) {
 impl Rig {
     /// One without the kernel's program, with room for so many pairs.
     pub(super) fn with_capacity(config: &Config, capacity: u32) -> Self {
-        let relay = Relay::new(config, capacity, None, None, Reactor::new().unwrap()).unwrap();
+        let relay =
+            Relay::new(config, capacity, None, None, Reactor::new().unwrap(), Closer::start().unwrap()).unwrap();
         Self { relay, ..Self::new(config, None, None) }
     }
 
@@ -162,7 +164,7 @@ impl Rig {
             reactor.add(kernel.events_fd(), Source::Events, rustix::event::epoll::EventFlags::IN).unwrap();
         }
         Self {
-            relay: Relay::new(config, 16, kernel, None, reactor).unwrap(),
+            relay: Relay::new(config, 16, kernel, None, reactor, Closer::start().unwrap()).unwrap(),
             next: 0,
             tls,
             raw_client: false,
