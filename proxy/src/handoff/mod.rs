@@ -13,6 +13,7 @@ use zeroize::ZeroizeOnDrop;
 
 use crate::config::Config;
 use crate::ktls::{Ability, Leg, Why};
+use close::CloseCounts;
 use files::FileRole;
 
 pub mod close;
@@ -372,8 +373,8 @@ pub struct Snapshot {
     pub ended: [PairCounters; Engine::ALL.len()],
     /// Ended pairs by reason: the reason's label and how many.
     pub ends: Vec<(String, u64)>,
-    /// Close frames of ended and live pairs: direction index, status code, and how many.
-    pub close_codes: Vec<(u32, u32, u64)>,
+    /// Close frames of the pairs that have ended.
+    pub close_codes: CloseCounts,
     /// Moves of directions from kernel to user mode because the receiver was congested, ended pairs included.
     pub flips: u64,
     /// Gates started, the first included.

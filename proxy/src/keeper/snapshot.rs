@@ -1,8 +1,6 @@
 //! What the admin listener shows, as the keeper sees it.
 
-use std::collections::BTreeMap;
-
-use proxy_common::layout::{DirCounters, Direction, MODE_USER, PairCounters, index};
+use proxy_common::layout::{Direction, MODE_USER, PairCounters, index};
 
 use super::carried::Carried;
 use super::pair::Pair;
@@ -12,17 +10,14 @@ use crate::sys::clock::now_coarse_ns;
 
 /// Everything, at this moment.
 pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64, reloads: [u64; 2]) -> Snapshot {
-    let mut close_codes: BTreeMap<(u32, u32), u64> = relay.ended.close_codes.clone();
     let mut flips = relay.ended.flips;
     let mut pairs: Vec<PairRow> = Vec::with_capacity(relay.table.live() as usize);
     for (slot, pair) in relay.table.iter() {
         let row = row(relay, slot, pair);
-        note_close_codes(&mut close_codes, &row.counters);
         flips += live_flips(relay, slot);
         pairs.push(row);
     }
     for (facts, why_not, counters) in carried.iter() {
-        note_close_codes(&mut close_codes, &counters);
         pairs.push(PairRow {
             facts: facts.clone(),
             engine: Engine::Copy,
@@ -38,7 +33,7 @@ pub(super) fn take(relay: &Relay, carried: &Carried, gate_starts: u64, reloads: 
             .iter()
             .map(|reason| (reason.label().to_owned(), relay.ended.reasons[*reason as usize]))
             .collect(),
-        close_codes: close_codes.into_iter().map(|((direction, code), count)| (direction, code, count)).collect(),
+        close_codes: relay.ended.close_codes,
         flips,
         gate_starts,
         reloads,
@@ -61,12 +56,4 @@ fn row(relay: &Relay, slot: u32, pair: &Pair) -> PairRow {
 fn live_flips(relay: &Relay, slot: u32) -> u64 {
     let Some(kernel) = &relay.kernel else { return 0 };
     Direction::ALL.iter().map(|direction| u64::from(kernel.verdicts.read(index(slot, *direction)).flips)).sum()
-}
-
-fn note_close_codes(codes: &mut BTreeMap<(u32, u32), u64>, counters: &PairCounters) {
-    for (direction, DirCounters { close_code, .. }) in counters.dirs.iter().enumerate() {
-        if *close_code != 0 {
-            *codes.entry((direction as u32, *close_code)).or_default() += 1;
-        }
-    }
 }
