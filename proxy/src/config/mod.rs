@@ -120,6 +120,11 @@ pub struct Admin {
     /// Where it listens. They show clients' addresses: let only operators reach it.
     #[schemars(with = "schema::SocketAddress")]
     pub listen: SocketAddr,
+    /// The names by which it may be asked, as in `"sluice.internal"`, beside IP addresses and `localhost`. A Host with
+    /// another name is refused with 421: else the page of a stranger, whose name's address is changed to this one, could
+    /// read here with the browser of an operator (DNS rebinding). None: addresses and `localhost` only.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 /// The processes that Sluice is.
