@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod handover;
 mod handshake;
 mod http2;
+mod idle_check;
 mod judge;
 mod kept;
 mod limit;

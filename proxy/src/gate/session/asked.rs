@@ -18,6 +18,7 @@ use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{Kind, Verdict};
 use crate::gate::limit::Denied;
 use crate::gate::policy::{Rule, Subject, Way};
+use crate::gate::pool::Purpose;
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
 use crate::handoff::{Peer, WhyNot};
@@ -177,7 +178,8 @@ fn finish(gate: &Gate, visit: &Visit, rule: &Rule, entered: &Entered, headers: &
     }
     entered.tell(headers);
     rule.request_edits.apply(headers);
-    Errand { way: rule.way, kept, key: None, ends: visit.ends, by: None, id: visit.id }
+    let purpose = Purpose::Clients;
+    Errand { way: rule.way, purpose, kept, key: None, ends: visit.ends, by: None, id: visit.id }
 }
 
 /// When the handshake must be done by this route's limit, which began at the accept as the general one did.
