@@ -33,7 +33,7 @@ fn admit(routes: &Routes, host: &str, path: &str, origin: Option<&str>, scheme: 
     let opening = Opening::check(&head, &visitor).unwrap();
     let target = &opening.target;
     let rule = routes.find(&Subject::new(&head, target))?;
-    rule.admit(&opening.caller, &target.own_origin)?;
+    rule.admit_page(&opening.caller, &target.own_origin, true)?;
     Ok(rule.way)
 }
 
@@ -113,6 +113,13 @@ fn exact_and_wildcard_origins() {
     assert!(!try_it("https://.example.org") && !try_it("http://a.example.org"));
     assert!(try_it("http://x.dev.test:3000") && !try_it("http://x.dev.test"));
     assert!(!try_it("http://b.test"), "same-origin is not among them");
+}
+
+#[test]
+fn plain_requests_may_have_origins_of_their_own() {
+    let settings = "origins = [\"same-origin\"]\nhttp_origins = [\"https://id.test\"]";
+    assert_eq!(enters(settings, "a.test", Some("https://id.test"), Scheme::Tls), Err(Refusal::OriginDenied));
+    assert_eq!(enters(settings, "a.test", Some("https://a.test"), Scheme::Tls), Ok(()));
 }
 
 #[test]

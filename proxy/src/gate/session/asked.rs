@@ -190,6 +190,7 @@ fn done_by(gate: &Gate, general: Instant, rule: &Rule) -> Instant {
         None => general.checked_sub(usual - own),
     };
     moved.unwrap_or(general)
+    gate.routes.keep_method(headers);
 }
 
 /// The server that the client was on before, by its cookie, which is not for the backend.
