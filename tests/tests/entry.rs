@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use sluice_tests::backend::{Echo, RawBackend};
 use sluice_tests::http::{self, Head, Response};
 use sluice_tests::process::Program;
-use sluice_tests::sluice::{Folder, Setup, Sluice, dial};
+use sluice_tests::sluice::{Folder, Setup, Sluice, binary, dial};
 use sluice_tests::wait::eventually;
 use sluice_tests::{Via, needs};
 
@@ -122,6 +122,28 @@ fn where_nothing_is_protected_every_spelling_reaches_the_backend() {
     }
 }
 
+/// What a check of a configuration says.
+fn check(config: &str) -> (bool, String) {
+    let folder = Folder::make().unwrap();
+    let path = folder.path().join("sluice.toml");
+    let rest = "[[listener]]\nbind = \"127.0.0.1:0\"\n[[backend]]\nname = \"app\"\nservers = [\"127.0.0.1:9\"]\n";
+    std::fs::write(&path, format!("{config}{rest}")).unwrap();
+    let output = std::process::Command::new(binary()).args(["check", "--config"]).arg(&path).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_check_warns_of_what_is_probably_not_meant() {
+    let auth = "[[auth]]\nname = \"robots\"\napi_key = { keys = \"k\" }\n";
+    let admin = "[[route]]\npath = \"/admin\"\nbackend = \"app\"\nauth = [\"robots\"]\n";
+    let (good, said) = check(&format!("[[route]]\nbackend = \"app\"\n{admin}{auth}"));
+    assert!(good && said.starts_with("warning: ") && said.contains("[[route]] 2 (path \"/admin\") asks who"), "{said}");
+    let (good, said) = check("[[route]]\nbackend = \"app\"\norigins = [\"any\"]\n");
+    assert!(good && said.contains("origins has \"any\": pages of every site"), "{said}");
+    let (good, said) = check(&format!("{admin}{auth}"));
+    assert!(good && said.is_empty(), "{said}");
+}
+
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Asks for a path on a connection of its own.
@@ -164,6 +186,100 @@ fn an_answer_that_nobody_asked_for_lets_nobody_in() {
         user.write_all(OK).unwrap();
         assert_eq!(http::respond(&mut client).unwrap().body, "ok");
     }
+}
+
+/// Has Chromium load a page, until the server's log has a line.
+fn visit(url: &str, server: &Program, line: &str) -> Result<(), String> {
+    let chromium = needs::program("chromium")?;
+    let folder = Folder::make().unwrap();
+    let mut command = vec![chromium.display().to_string()];
+    let flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run \
+                 --disable-background-networking --disable-component-update --disable-sync";
+    command.extend(flags.split(' ').map(str::to_owned));
+    command.extend([format!("--user-data-dir={}", folder.path().display()), url.to_owned()]);
+    let mut browser = Program::start(&command).unwrap();
+    eventually(&format!("the server has {line:?}"), || {
+        assert!(browser.ended().is_none(), "the browser ended:\n{}", browser.log());
+        server.log().lines().any(|other| other == line).then_some(())
+    });
+    Ok(())
+}
+
+#[test]
+fn an_applications_own_form_enters_and_a_sandboxed_one_does_not() {
+    let Some((server, address)) = server("form_server.mjs", "ws") else { return };
+    let routes = "[[route]]\nbackend = \"app\"\nhttp = \"forward\"\n";
+    let sluice = Sluice::start(&Setup::new(address).routes(routes)).unwrap();
+    let (ws, log) = (sluice.ws, || server.log());
+    let own = "/from-form: origin null, site same-origin";
+    if let Err(reason) = visit(&format!("http://{ws}/"), &server, own) {
+        return needs::skip(&reason);
+    }
+    // The page waits, and its own script's request has its origin.
+    let waited = format!("/waited: origin http://{ws}, site same-origin");
+    visit(&format!("http://{ws}/sandboxed"), &server, &waited).unwrap();
+    assert!(!log().contains("/from-sandbox"), "{}", log());
+    assert!(sluice.program.log().contains("origin-denied"), "the sandboxed page has asked");
+    // A page of another origin reads why it may not enter.
+    let read = |url: &str| format!("http://{address}/read?{}", url.replace(':', "%3A").replace('/', "%2F"));
+    let told =
+        format!("/told?403 pages of this origin may not connect here: origin http://{address}, site same-origin");
+    visit(&read(&format!("http://{ws}/x")), &server, &told).unwrap();
+}
+
+/// Sends a plain POST of a page.
+fn posts(sluice: &Sluice, path: &str, more: &str) -> Response {
+    let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n{more}\r\n");
+    http::exchange(sluice.ws, request.as_bytes()).unwrap()
+}
+
+#[test]
+fn origins_are_what_the_operator_says_and_refusals_can_be_read() {
+    let site = sluice_tests::site::Site::at("127.0.0.1:0".parse().unwrap()).unwrap();
+    let keys = Keys::make();
+    let routes = "[[route]]\nbackend = \"app\"\nhttp = \"forward\"\norigins = [\"https://app.test\", \"moz-extension://*\"]\n\
+                  http_origins = [\"https://id.test\", \"http://localhost:*\"]\n\
+                  [[route]]\npath = \"/null\"\nbackend = \"app\"\nhttp = \"forward\"\norigins = [\"null\"]\n\
+                  [[route]]\npath = \"/any\"\nbackend = \"app\"\nhttp = \"forward\"\norigins = [\"any\"]\n\
+                  [[route]]\npath = \"/own\"\nbackend = \"app\"\nhttp = \"forward\"\n\
+                  [[route]]\npath = \"/key\"\nbackend = \"app\"\nhttp = \"forward\"\nauth = [\"robots\"]\n\
+                  origins = [\"https://app.test\", \"any\"]\n";
+    let sluice = Sluice::start(&Setup::new(site.address).routes(routes).more(&keys.auth())).unwrap();
+    let status = |path: &str, more: &str| posts(&sluice, path, more).head.status();
+    let upgrades = |path: &str, origin: &str| {
+        let request = http::upgrade("a", path, &format!("Origin: {origin}\r\n"));
+        let mut client = dial(sluice.ws).unwrap();
+        client.write_all(request.as_bytes()).unwrap();
+        Head::read(&mut client).unwrap().status()
+    };
+    for (path, origin, posted, upgraded) in [
+        ("/", "https://app.test", 403, 101),
+        ("/", "moz-extension://0d6f-11", 403, 101),
+        ("/", "https://id.test", 200, 403),
+        ("/", "http://localhost:5173", 200, 403),
+        ("/", "null", 403, 403),
+        ("/null", "null", 200, 101),
+        ("/null", "https://app.test", 403, 403),
+        ("/any", "https://evil.test", 200, 101),
+        ("/any", "null", 200, 101),
+    ] {
+        let got = (status(path, &format!("Origin: {origin}\r\n")), upgrades(path, origin));
+        assert_eq!(got, (posted, upgraded), "{path} {origin}");
+    }
+    assert_eq!(status("/own", "Origin: null\r\nSec-Fetch-Site: same-origin\r\n"), 200);
+    assert_eq!(status("/own", "Origin: null\r\nSec-Fetch-Site: cross-site\r\n"), 403);
+    assert_eq!(status("/own", "Origin: null\r\n"), 403);
+    for (path, origin, fields) in [
+        ("/own", "https://evil.test", [Some("https://evil.test"), None]),
+        ("/key", "https://app.test", [Some("https://app.test"), Some("true")]),
+        ("/key", "https://evil.test", [Some("https://evil.test"), None]),
+    ] {
+        let answer = posts(&sluice, path, &format!("Origin: {origin}\r\n")).head;
+        let told = ["access-control-allow-origin", "access-control-allow-credentials"].map(|name| answer.field(name));
+        assert_eq!((told, answer.field("vary")), (fields, Some("Origin")), "{path} {origin}: {answer:?}");
+    }
+    // What a backend answers is its own to say.
+    assert_eq!(posts(&sluice, "/any", "Origin: https://a.test\r\n").head.field("access-control-allow-origin"), None);
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub use health::{Check, CheckKind, Ejection, Share, Statuses};
 pub use limits::{Limits, Timeouts};
 pub use listener::{ClientAuth, ClientAuthMode, Listener, NamedCertificate, SocketMode, Tls};
 pub use matching::{Condition, PathRule, Pattern, Texts};
-pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
+pub use origin::{HostOf, Origin, OriginRule, OriginRuleError, PortOf, split as split_origin, split_authority};
 pub use proxy_protocol::{ProxyProtocol, SendProxy};
 pub use rates::{HandshakeRate, PerClient, RoutePerClient};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};

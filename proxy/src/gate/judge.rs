@@ -64,7 +64,23 @@ impl<'a> Verdict<'a> {
     }
 }
 
+impl Verdict<'_> {
+    /// Whether the route names the page that the request comes from.
+    pub(super) fn names_page(&self) -> bool {
+        self.kind.is_from_named_page(self.rule)
+    }
+}
+
 impl Kind {
+    /// Whether the route names the page that it comes from.
+    fn is_from_named_page(&self, rule: &Rule) -> bool {
+        let own = &self.target().own_origin;
+        match self {
+            Self::Handshake(opening) => rule.names_page(&opening.caller, own, true),
+            Self::Plain(plain) => rule.names_page(&plain.caller, own, false),
+        }
+    }
+
     /// Whom it is for.
     pub(super) fn target(&self) -> &Target {
         match self {

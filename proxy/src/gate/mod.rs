@@ -164,6 +164,14 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What can be meant by the routes, and probably is not: sentences for a person.
+///
+/// # Errors
+/// As [`check`].
+pub fn doubts(config: &Config) -> anyhow::Result<Vec<String>> {
+    policy::doubts(config)
+}
+
 /// Checks what a gate would make of the files that a configuration names.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Who may go where: which route serves a request, and which origins it admits. Pure.
 
 mod condition;
+mod doubts;
 mod edits;
 mod host;
 mod lenient;
@@ -21,13 +22,14 @@ use http::{HeaderMap, Method};
 
 use self::condition::{OnHeader, OnQuery};
 pub(super) use self::condition::{form, parameters};
+pub(super) use self::doubts::doubts;
 use self::edits::Of;
 pub(super) use self::edits::{Edits, free_name};
 use self::host::HostRule;
 pub(super) use self::lenient::Asker;
 use self::path::PathRule;
 use self::rewrite::Rewrite;
-use super::handshake::{Caller, PlainPath, Target};
+use super::handshake::{Caller, PlainPath, Target, is_below};
 use super::refusal::Refusal;
 use crate::config::{Access, Condition, Config, HttpMode, NoOrigin, Origin, OriginRule, Route};
 
@@ -238,6 +240,11 @@ impl Rule {
     /// The origins that may open WebSockets, or else send plain HTTP requests.
     fn origins(&self, handshake: bool) -> &[OriginRule] {
         if handshake { &self.origins } else { self.http_origins.as_deref().unwrap_or(&self.origins) }
+    }
+
+    /// Whether it names this very page, and so trusts it with answers to requests that have a visitor's cookies.
+    pub(super) fn names_page(&self, caller: &Caller, own: &Origin, handshake: bool) -> bool {
+        origin::is_named(self.origins(handshake), caller, own)
     }
 
     /// Whether it takes plain HTTP.
