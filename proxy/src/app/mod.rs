@@ -79,8 +79,9 @@ fn run_gate(user: Option<&str>, control: i32) -> anyhow::Result<()> {
 /// Reads a configuration that everything can run with.
 fn load(path: &Path) -> anyhow::Result<Config> {
     let config = Config::load(path)?;
-    config.doubts().for_each(|doubt| eprintln!("warning: {}: {doubt}", path.display()));
     gate::check(&config).with_context(|| path.display().to_string())?;
+    let doubts = config.doubts().chain(gate::doubts(&config)?);
+    doubts.for_each(|doubt| eprintln!("warning: {}: {doubt}", path.display()));
     Ok(config)
 }
 

@@ -18,6 +18,10 @@ pub struct Forwarded {
     pub read: ForwardedHeader,
     /// Which headers backends get. `["x-forwarded"]`: it is what nearly all applications read; `[]`: none.
     pub send: Vec<ForwardedHeader>,
+    /// Header fields of requests that pass though they are removed by default: `Proxy`, `X-Original-URL` and
+    /// `X-Rewrite-URL`, which some backends believe instead of what Sluice has judged; and all whose names have `_`, which
+    /// some read as `-`. Fields that tell who a client is never pass this way. None: all of them are removed.
+    pub keep: Vec<String>,
 }
 
 /// A way to write down whom a proxy serves.
@@ -33,6 +37,11 @@ pub enum ForwardedHeader {
 
 impl Default for Forwarded {
     fn default() -> Self {
-        Self { trusted: Vec::new(), read: ForwardedHeader::default(), send: vec![ForwardedHeader::default()] }
+        Self {
+            trusted: Vec::new(),
+            read: ForwardedHeader::default(),
+            send: vec![ForwardedHeader::default()],
+            keep: Vec::new(),
+        }
     }
 }

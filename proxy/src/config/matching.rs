@@ -66,13 +66,14 @@ impl Pattern {
         &self.0
     }
 
-    /// Makes it ready to match.
+    /// Makes it ready to match, perhaps whatever the case of letters is.
     ///
     /// # Errors
     /// Only texts that [`Pattern`] does not take.
-    pub fn compile(&self) -> Result<Regex, regex::Error> {
+    pub fn compile(&self, any_case: bool) -> Result<Regex, regex::Error> {
         RegexBuilder::new(&format!(r"\A(?:{})\z", self.0))
             .unicode(false)
+            .case_insensitive(any_case)
             .dot_matches_new_line(true)
             .size_limit(PATTERN_SIZE)
             .build()
@@ -86,7 +87,7 @@ impl TryFrom<String> for Pattern {
         // By itself first: `a)(b` would be whole only inside of the brackets that `compile` adds.
         let alone = RegexBuilder::new(&text).unicode(false).size_limit(PATTERN_SIZE).build().map(drop);
         let pattern = Self(text);
-        match alone.and_then(|()| pattern.compile().map(drop)) {
+        match alone.and_then(|()| pattern.compile(true).map(drop)) {
             Ok(()) => Ok(pattern),
             Err(error) => Err(format!("{:?} is no pattern: {error}", pattern.0)),
         }
@@ -180,7 +181,8 @@ mod tests {
 
     #[test]
     fn patterns_match_the_whole_text() {
-        let matches = |pattern: &str, text: &[u8]| self::pattern(pattern).unwrap().compile().unwrap().is_match(text);
+        let matches =
+            |pattern: &str, text: &[u8]| self::pattern(pattern).unwrap().compile(false).unwrap().is_match(text);
         assert!(matches("/rooms/[0-9]+", b"/rooms/12"));
         assert!(!matches("/rooms/[0-9]+", b"/rooms/12/x") && !matches("/rooms/[0-9]+", b"x/rooms/12"));
         assert!(!matches("/a|/b", b"/ax"), "an alternative is not cut off by what holds the ends");

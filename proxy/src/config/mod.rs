@@ -55,7 +55,7 @@ pub use health::{Check, CheckKind, Ejection, Share, Statuses};
 pub use limits::{Limits, Timeouts};
 pub use listener::{ClientAuth, ClientAuthMode, Listener, NamedCertificate, SocketMode, Tls};
 pub use matching::{Condition, PathRule, Pattern, Texts};
-pub use origin::{Origin, OriginRule, OriginRuleError, split as split_origin, split_authority};
+pub use origin::{HostOf, Origin, OriginRule, OriginRuleError, PortOf, split as split_origin, split_authority};
 pub use proxy_protocol::{ProxyProtocol, SendProxy};
 pub use rates::{HandshakeRate, PerClient, RoutePerClient};
 pub use relay::{EngineChoice, Relay, TlsEngineChoice};
@@ -120,6 +120,11 @@ pub struct Admin {
     /// Where it listens. They show clients' addresses: let only operators reach it.
     #[schemars(with = "schema::SocketAddress")]
     pub listen: SocketAddr,
+    /// The names by which it may be asked, as in `"sluice.internal"`, beside IP addresses and `localhost`. A Host with
+    /// another name is refused with 421: else the page of a stranger, whose name's address is changed to this one, could
+    /// read here with the browser of an operator (DNS rebinding). None: addresses and `localhost` only.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 /// The processes that Sluice is.

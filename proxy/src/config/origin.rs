@@ -8,23 +8,46 @@ use serde::{Deserialize, Serialize};
 pub enum OriginRule {
     /// `same-origin`: the Origin's host and port are those of the request's Host, its scheme that of the listener.
     SameOrigin,
-    /// `https://app.example.com`: exactly this origin, in its normal form.
-    Exact(String),
-    /// `https://*.example.com`: this scheme and port, and any name below.
-    Below {
-        /// `http` or `https`.
+    /// `null`: what pages are sent as that have no origin of their own (RFC 6454 §7.1), whosever they are.
+    Null,
+    /// `any`: whatever the Origin says.
+    Any,
+    /// `https://app.example.com`, `https://*.example.com`, `http://localhost:*`, `moz-extension://*`.
+    Like {
+        /// In lower case.
         scheme: String,
-        /// What the host must end in, with its leading dot: `.example.com`.
-        suffix: String,
-        /// The port, if not the scheme's own.
-        port: Option<u16>,
+        /// Which hosts.
+        host: HostOf,
+        /// Which ports.
+        port: PortOf,
     },
+}
+
+/// The hosts of an [`OriginRule`], in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostOf {
+    /// This one.
+    Is(String),
+    /// Those that end so, with the leading dot: `.example.com`.
+    Below(String),
+    /// Every one: of schemes that browsers give to their extensions and applications to themselves.
+    Any,
+}
+
+/// The ports of an [`OriginRule`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortOf {
+    /// This one; `None`: the scheme's own.
+    Is(Option<u16>),
+    /// Every one.
+    Any,
 }
 
 /// Why a text is no origin rule.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "{text:?} is no origin: {why}; write \"same-origin\", \"https://app.example.com\" or \"https://*.example.com\""
+    "{text:?} is no origin: {why}; write \"same-origin\", \"https://app.example.com\", \"https://*.example.com\", \
+     \"http://localhost:*\", \"moz-extension://*\", \"null\" or \"any\""
 )]
 pub struct OriginRuleError {
     text: String,
@@ -35,40 +58,58 @@ impl TryFrom<String> for OriginRule {
     type Error = OriginRuleError;
 
     fn try_from(text: String) -> Result<Self, OriginRuleError> {
-        if text == "same-origin" {
-            return Ok(Self::SameOrigin);
+        match text.as_str() {
+            "same-origin" => Ok(Self::SameOrigin),
+            "null" => Ok(Self::Null),
+            "any" => Ok(Self::Any),
+            _ => like(&text).map_err(|why| OriginRuleError { text, why }),
         }
-        let fail = |why| OriginRuleError { text: text.clone(), why };
-        if text == "*" {
-            return Err(fail("pages of every site could use a visitor's cookies; name those that may"));
-        }
-        if text.split_once("://").is_some_and(|(_, rest)| rest.contains('/')) {
-            return Err(fail("an origin has no path, and no / at its end"));
-        }
-        let origin = split(&text).map_err(fail)?;
-        let Some(parent) = origin.host.strip_prefix("*.") else {
-            if origin.host.contains('*') {
-                return Err(fail("`*` may only stand for the whole first label"));
-            }
-            return Ok(Self::Exact(origin.to_string()));
-        };
-        if parent.is_empty() || parent.contains('*') {
-            return Err(fail("`*.` needs a domain behind it"));
-        }
-        Ok(Self::Below { suffix: format!(".{parent}"), scheme: origin.scheme, port: origin.port })
     }
+}
+
+fn like(text: &str) -> Result<OriginRule, &'static str> {
+    if text == "*" {
+        return Err("pages of every site could use a visitor's cookies; name those that may, or write \"any\"");
+    }
+    if text.split_once("://").is_some_and(|(_, rest)| rest.contains('/')) {
+        return Err("an origin has no path, and no / at its end");
+    }
+    let without_port = text.strip_suffix(":*");
+    let Origin { scheme, host, port } = split(without_port.unwrap_or(text))?;
+    let of_the_web = ["http", "https", "ws", "wss"].contains(&scheme.as_str());
+    let host = match (host.as_str(), host.strip_prefix("*.")) {
+        ("*", _) if of_the_web => {
+            return Err("pages of every site could use a visitor's cookies; name those that may, or write \"any\"");
+        }
+        ("*", _) => HostOf::Any,
+        (_, Some(parent)) if parent.is_empty() || parent.contains('*') => return Err("`*.` needs a domain behind it"),
+        (_, Some(parent)) => HostOf::Below(format!(".{parent}")),
+        (host, None) if host.contains('*') => return Err("`*` may only stand for the whole first label"),
+        (host, None) => HostOf::Is(host.into()),
+    };
+    Ok(OriginRule::Like { scheme, host, port: without_port.map_or(PortOf::Is(port), |_| PortOf::Any) })
 }
 
 impl From<OriginRule> for String {
     fn from(rule: OriginRule) -> Self {
-        match rule {
-            OriginRule::SameOrigin => "same-origin".into(),
-            OriginRule::Exact(text) => text,
-            OriginRule::Below { scheme, suffix, port } => {
-                let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-                format!("{scheme}://*{suffix}{port}")
-            }
-        }
+        let OriginRule::Like { scheme, host, port } = rule else {
+            let word = match rule {
+                OriginRule::SameOrigin => "same-origin",
+                OriginRule::Null => "null",
+                OriginRule::Any | OriginRule::Like { .. } => "any",
+            };
+            return word.into();
+        };
+        let host = match host {
+            HostOf::Is(host) => host,
+            HostOf::Below(suffix) => format!("*{suffix}"),
+            HostOf::Any => "*".into(),
+        };
+        let port = match port {
+            PortOf::Is(port) => port.map(|port| format!(":{port}")).unwrap_or_default(),
+            PortOf::Any => ":*".into(),
+        };
+        format!("{scheme}://{host}{port}")
     }
 }
 
@@ -134,4 +175,52 @@ pub fn split_authority(authority: &str) -> Result<(String, Option<u16>), &'stati
         Some(_) => return Err("its port is no number"),
     };
     Ok((host.to_ascii_lowercase(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn rules_are_written_as_they_were_read() {
+        for text in [
+            "same-origin",
+            "null",
+            "any",
+            "https://app.example.com",
+            "https://app.example.com:8443",
+            "https://*.example.com",
+            "http://*.dev.test:*",
+            "http://localhost:*",
+            "http://[::1]:*",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "moz-extension://*",
+            "capacitor://localhost",
+        ] {
+            assert_eq!(String::from(OriginRule::try_from(text.to_owned()).unwrap()), text);
+        }
+        assert_eq!(String::from(OriginRule::try_from("HTTPS://A.test:443".to_owned()).unwrap()), "https://a.test");
+    }
+
+    #[test]
+    fn what_is_no_rule_says_why() {
+        for (text, why) in [
+            ("*", "or write \"any\""),
+            ("https://*", "or write \"any\""),
+            ("http://*:*", "or write \"any\""),
+            ("http://*:3000", "or write \"any\""),
+            ("https://a.test/", "no / at its end"),
+            ("a.test", "it has no scheme"),
+            ("https://*.", "a domain behind it"),
+            ("https://a*.test", "the whole first label"),
+            ("https://a.test:x", "its port is no number"),
+            ("Null", "it has no scheme"),
+            ("", "it has no scheme"),
+        ] {
+            let error = OriginRule::try_from(text.to_owned()).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
 }

@@ -25,6 +25,12 @@ pub struct Route {
     #[serde(default = "defaults::path", deserialize_with = "short_or_whole")]
     #[schemars(with = "ShortOr<PathRule>")]
     pub path: PathRule,
+    /// Whether its backend takes letters of either case in a path for the same, as Express does. `true`: so does this
+    /// route. `false`: the backend does not, so `/Admin` is no way to `/admin`. None: it is not known. Then a request that
+    /// differs from this path by case only goes to whatever route serves it as it is written, but is refused if this
+    /// route asks more of a client.
+    #[serde(default)]
+    pub case_insensitive: Option<bool>,
     /// Conditions on header fields, as `{ name = "x-client", value = "app" }`; all must hold. None: any header will do.
     #[serde(default)]
     pub headers: Vec<Condition>,
@@ -52,6 +58,10 @@ pub struct Route {
     /// Which values of Origin may enter. `["same-origin"]`: no page of another site can use a visitor's cookies.
     #[serde(default = "defaults::origins")]
     pub origins: Vec<OriginRule>,
+    /// The same for plain HTTP (`http = "forward"`) alone: a sign-in (OpenID Connect, SAML) may come back as a form from
+    /// another site's page. None: `origins`.
+    #[serde(default)]
+    pub http_origins: Option<Vec<OriginRule>>,
     /// What becomes of clients that send no Origin: programs, not browsers.
     #[serde(default)]
     pub no_origin: NoOrigin,
@@ -101,6 +111,7 @@ impl Default for Route {
         Self {
             host: Texts::default(),
             path: defaults::path(),
+            case_insensitive: None,
             headers: Vec::new(),
             query: Vec::new(),
             methods: Vec::new(),
@@ -109,6 +120,7 @@ impl Default for Route {
             request_headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
             origins: defaults::origins(),
+            http_origins: None,
             no_origin: NoOrigin::default(),
             allow: Vec::new(),
             deny: Vec::new(),

@@ -110,9 +110,18 @@ text!(
     OriginRule,
     "Origin",
     "`same-origin`: host and port are those of the request's Host, the scheme is that of the listener. \
-     `https://app.example.com`: this origin. `https://*.example.com`: every name below, with this scheme and port.",
-    "^(same-origin|[A-Za-z0-9+.\\-]+://(\\*\\.)?[A-Za-z0-9\\-._~\\[\\]:%]+)$",
-    ["same-origin", "https://app.example.com", "https://*.example.com"]
+     `https://app.example.com`: this origin. `https://*.example.com`: every name below, with this scheme and port. \
+     `http://localhost:*`: every port. `moz-extension://*`: every host of a scheme that is none of the web's. `null`: \
+     pages without an origin, such as sandboxed ones, of whatever site. `any`: whatever it says.",
+    "^(same-origin|null|any|[A-Za-z0-9+.\\-]+://(\\*|(\\*\\.)?[A-Za-z0-9\\-._~\\[\\]:%]+)(:\\*)?)$",
+    [
+        "same-origin",
+        "https://app.example.com",
+        "https://*.example.com",
+        "http://localhost:*",
+        "moz-extension://*",
+        "null"
+    ]
 );
 text!(
     Peers,

@@ -11,6 +11,7 @@ use super::balance::Ask;
 use super::fleet::{Berth, Fleet, Site, Wish};
 use super::handshake::Scheme;
 use super::policy::Way;
+use super::pool::Purpose;
 use super::proxy_header::{self, Ends};
 use super::refusal::Refusal;
 use super::sticky::Kept;
@@ -24,6 +25,8 @@ use crate::sys::clock::epoch_ms;
 #[derive(Clone, Copy)]
 pub(super) struct Errand {
     pub(super) way: Way,
+    /// Whose connections it may use.
+    pub(super) purpose: Purpose,
     /// What the client's cookie says.
     pub(super) kept: Option<Kept>,
     /// Of what consistent hashing looks at.

@@ -3,7 +3,6 @@
 //! Bodies are passed on piece by piece in both directions: who reads slowly holds back who sends, and nothing is
 //! gathered here.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use super::dial::Errand;
 use super::exchange::AnswerBody;
 use super::fleet::Berth;
 use super::handshake::check_framing;
-use super::pool::{Place, RequestBody, Sender};
+use super::pool::{Place, PooledConnection, RequestBody, Sender};
 use super::refusal::Refusal;
 use super::upload::{Turn, Turns, Upload};
 use super::upstream::{self, Failure};
@@ -44,16 +43,18 @@ pub(super) async fn forward(
     loop {
         let berth = search.next().await?;
         let site = berth.site().ok_or(Refusal::Internal)?;
-        let place = (errand.way.backend, site.address.clone());
+        let place = (errand.purpose, errand.way.backend, site.address.clone());
         match send(gate, &errand, &berth, &place, request, &turns).await {
-            Ok((sender, response)) => return answered(response, Lease { sender, place, berth, gate: gate.clone() }),
+            Ok((connection, response)) => {
+                return answered(response, Lease { connection, place, berth, gate: gate.clone() });
+            }
             Err(Unanswered::Unsent(back, failure)) => {
                 request = *back;
                 search.failed(&berth, &failure);
             }
             Err(Unanswered::Failed(failure)) => {
                 berth.failed(&failure);
-                let server = tracing::field::display(&place.1);
+                let server = tracing::field::display(&place.2);
                 tracing::info!(conn = %errand.id, server, %failure, "no answer of the backend");
                 return Err(failure.refusal);
             }
@@ -69,36 +70,29 @@ async fn send(
     place: &Place,
     mut request: Request<RequestBody>,
     turns: &Turns,
-) -> Result<(Sender, Response<Incoming>), Unanswered> {
+) -> Result<(PooledConnection, Response<Incoming>), Unanswered> {
     let patience = gate.config.timeouts(errand.way.route).http_response;
-    if let Some(mut sender) = gate.pool.take(place) {
-        match ask(&mut sender, request, turns, errand.left(patience)).await {
+    if let Some(mut connection) = gate.pool.take(place) {
+        match ask(&mut connection.sender, request, turns, errand.left(patience)).await {
             // The server closed it before the request was written, which says nothing of a new one.
             Err(Unanswered::Unsent(back, _)) => request = *back,
-            done => return done.map(|response| (sender, response)),
+            done => return done.map(|response| (connection, response)),
         }
     }
-    let mut sender = match connect(gate, errand, berth).await {
-        Ok(sender) => sender,
+    let mut connection = match connect(gate, errand, berth).await {
+        Ok(connection) => connection,
         Err(failure) => return Err(Unanswered::Unsent(Box::new(request), failure)),
     };
-    ask(&mut sender, request, turns, errand.left(patience)).await.map(|response| (sender, response))
+    ask(&mut connection.sender, request, turns, errand.left(patience)).await.map(|response| (connection, response))
 }
 
 /// A new connection to a server.
-async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<Sender, Failure> {
+async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<PooledConnection, Failure> {
     let stream = gate.connect(errand, berth).await?;
     // Without a user timeout: a server that lives and takes nothing of a body at present is `http_response`'s to judge.
     // One that the kernel refuses is one whose peer is gone.
     let _ = stream.watch_for_death(gate.config.relay.keepalive, Duration::ZERO);
-    let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits).await?;
-    // Ends with the connection, which ends when its sender and its answer are dropped.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to a backend failed");
-        }
-    });
-    Ok(sender)
+    PooledConnection::begin(stream, &gate.config.limits).await
 }
 
 /// Why there is no answer.
@@ -155,7 +149,7 @@ fn answered(response: Response<Incoming>, lease: Lease) -> Result<(u16, Response
 
 /// A connection that an answer is still coming over.
 struct Lease {
-    sender: Sender,
+    connection: PooledConnection,
     place: Place,
     berth: Berth,
     gate: Arc<Gate>,
@@ -163,15 +157,15 @@ struct Lease {
 
 impl Lease {
     /// The answer has ended: the next request may use it.
-    fn end(mut self) {
+    fn end(self) {
         // One that began with a PROXY header is this client's.
-        let backend = self.gate.config.backends.get(usize::from(self.place.0));
+        let backend = self.gate.config.backends.get(usize::from(self.place.1));
         let keep = backend.filter(|backend| backend.send_proxy.is_none()).map(|backend| backend.keep_alive);
         let Some(keep) = keep else { return };
         drop(self.berth);
         tokio::spawn(async move {
-            if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_ok() {
-                self.gate.pool.put(self.place, self.sender, keep);
+            if let Ok(connection) = self.connection.idle().await {
+                self.gate.pool.put(self.place, connection, keep);
             }
         });
     }

@@ -389,7 +389,7 @@ pub fn forwarded(lines: &[u8]) {
         }
         let trusted: Vec<Peers> =
             ["127.0.0.0/8", "10.0.0.0/8"].iter().filter_map(|net| net.parse().ok().map(Peers::Net)).collect();
-        let settings = Forwarded { trusted, read, send: vec![read] };
+        let settings = Forwarded { trusted, read, send: vec![read], ..Forwarded::default() };
         let visitor = Visitor::judge(&settings, client(), Scheme::Tls, &headers);
         let mut told = HeaderMap::new();
         visitor.tell(&settings, Some(&HeaderValue::from_static("a")), &mut told);

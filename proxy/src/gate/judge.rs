@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
-use super::handshake::{Opening, Plain, Target, Visitor, asks_for_websocket};
-use super::policy::{Routes, Rule, Subject};
+use super::handshake::{Caller, Opening, Plain, Target, Visitor, asks_for_websocket};
+use super::policy::{Asker, Routes, Rule, Subject};
 use super::refusal::Refusal;
 
 /// A request that may go on.
@@ -37,10 +37,15 @@ impl<'a> Verdict<'a> {
             let rule = routes.find(&Subject::new(head, target))?;
             rule.admit_client(visitor.client.ip()).map(|()| rule)
         };
+        let enter = |rule: &'a Arc<Rule>, target: &Target, caller: &Caller, handshake| {
+            rule.admit_page(caller, &target.own_origin, handshake)?;
+            let asker = Asker { address: visitor.client.ip(), caller, own: &target.own_origin, handshake };
+            routes.guard(&Subject::new(head, target), head.uri.path(), rule, asker)
+        };
         let (rule, kind) = if asks_for_websocket(head) {
             let opening = Opening::check(head, visitor)?;
             let rule = find(&opening.target)?;
-            rule.admit(&opening.caller, &opening.target.own_origin)?;
+            enter(rule, &opening.target, &opening.caller, true)?;
             (rule, Kind::Handshake(opening))
         } else {
             let as_handshake = || Opening::check(head, visitor).err().unwrap_or(Refusal::NotWebSocket);
@@ -49,10 +54,8 @@ impl<'a> Verdict<'a> {
             }
             let plain = Plain::check(head, visitor)?;
             let rule = find(&plain.target)?;
-            rule.admit_plain(&plain.caller, &plain.target.own_origin).map_err(|refusal| match refusal {
-                Refusal::NotWebSocket => as_handshake(),
-                other => other,
-            })?;
+            rule.admit_plain().map_err(|_| as_handshake())?;
+            enter(rule, &plain.target, &plain.caller, false)?;
             (rule, Kind::Plain(plain))
         };
         let sent = head.uri.path_and_query().ok_or(Refusal::Path)?;
@@ -61,7 +64,23 @@ impl<'a> Verdict<'a> {
     }
 }
 
+impl Verdict<'_> {
+    /// Whether the route names the page that the request comes from.
+    pub(super) fn names_page(&self) -> bool {
+        self.kind.is_from_named_page(self.rule)
+    }
+}
+
 impl Kind {
+    /// Whether the route names the page that it comes from.
+    fn is_from_named_page(&self, rule: &Rule) -> bool {
+        let own = &self.target().own_origin;
+        match self {
+            Self::Handshake(opening) => rule.names_page(&opening.caller, own, true),
+            Self::Plain(plain) => rule.names_page(&plain.caller, own, false),
+        }
+    }
+
     /// Whom it is for.
     pub(super) fn target(&self) -> &Target {
         match self {

@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod handover;
 mod handshake;
 mod http2;
+mod idle_check;
 mod judge;
 mod kept;
 mod limit;
@@ -161,6 +162,14 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
         "the configuration takes {length} bytes; {most} is the most that the gate can be sent"
     );
     Ok(())
+}
+
+/// What can be meant by the routes, and probably is not: sentences for a person.
+///
+/// # Errors
+/// As [`check`].
+pub fn doubts(config: &Config) -> anyhow::Result<Vec<String>> {
+    policy::doubts(config)
 }
 
 /// Checks what a gate would make of the files that a configuration names.

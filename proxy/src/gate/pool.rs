@@ -1,6 +1,7 @@
 //! Connections to backend servers that plain HTTP requests use one after the other.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep};
 
-use crate::config::Address;
+use super::idle_check::{IdleChecked, IdleFlag};
+use super::stream::Stream;
+use super::upstream::{self, Failure};
+use crate::config::{Address, Limits};
 
 /// A request's body on its way to a backend.
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -17,9 +21,54 @@ pub(super) type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
 /// The sending half of a connection that hyper drives in a task of its own.
 pub(super) type Sender = SendRequest<RequestBody>;
 
+/// A connection for one request after the other.
+pub(super) struct PooledConnection {
+    pub(super) sender: Sender,
+    /// Set while no request is on it.
+    idle: IdleFlag,
+}
+
+impl PooledConnection {
+    /// Begins to speak HTTP/1.1 on a connection, in a task of its own.
+    ///
+    /// # Errors
+    /// As [`upstream::begin`].
+    pub(super) async fn begin(stream: Stream, limits: &Limits) -> Result<Self, Failure> {
+        let idle = IdleFlag::default();
+        let (sender, connection) = upstream::begin(IdleChecked::new(stream, idle.clone()), limits).await?;
+        // Ends with the connection, which ends when its sender and its answer are dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to a backend failed");
+            }
+        });
+        Ok(Self { sender, idle })
+    }
+
+    /// Waits until the last answer is over, and the connection good for another request.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) async fn idle(mut self) -> Result<Self, hyper::Error> {
+        poll_fn(|cx| self.sender.poll_ready(cx)).await?;
+        self.idle.set();
+        Ok(self)
+    }
+}
+
+/// What a connection is for. A server that answers one request twice lies about the next one: whose requests strangers
+/// choose must not be able to answer for the service that says who may enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    /// The requests of clients.
+    Clients,
+    /// The questions to an authentication service.
+    Authentication,
+}
+
 /// A server: the index of its backend, and its address. (Its own index may be another server's by the time that a
 /// connection comes back.)
-pub(super) type Place = (u16, Address);
+pub(super) type Place = (Purpose, u16, Address);
 
 /// How many idle connections there may be to one server. 32: as many requests at the same time begin without a
 /// handshake; more would hold files that WebSockets need.
@@ -38,32 +87,32 @@ pub(super) struct Pool {
 }
 
 struct Idle {
-    sender: Sender,
+    connection: PooledConnection,
     until: Instant,
 }
 
 impl Idle {
     fn is_good(&self, now: Instant) -> bool {
-        self.sender.is_ready() && self.until > now
+        self.connection.sender.is_ready() && self.until > now
     }
 }
 
 impl Pool {
     /// One to this server that can take a request, the one that was used last.
-    pub(super) fn take(&self, place: &Place) -> Option<Sender> {
+    pub(super) fn take(&self, place: &Place) -> Option<PooledConnection> {
         let (mut idle, now) = (self.idle(), Instant::now());
         let idle = idle.get_mut(place)?;
-        std::iter::from_fn(|| idle.pop()).find(|idle| idle.is_good(now)).map(|idle| idle.sender)
+        std::iter::from_fn(|| idle.pop()).find(|idle| idle.is_good(now)).map(|idle| idle.connection)
     }
 
     /// Keeps one for so long, if there is room.
-    pub(super) fn put(&self, place: Place, sender: Sender, keep: Duration) {
+    pub(super) fn put(&self, place: Place, connection: PooledConnection, keep: Duration) {
         let Some(until) = Instant::now().checked_add(keep) else { return };
         let mut idle = self.idle();
         let all: usize = idle.values().map(Vec::len).sum();
         let idle = idle.entry(place).or_default();
         if idle.len() < MOST && all < MOST_IN_ALL {
-            idle.push(Idle { sender, until });
+            idle.push(Idle { connection, until });
         }
     }
 
@@ -83,3 +132,7 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ use http_body_util::Empty;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::fleet::Berth;
@@ -26,7 +26,7 @@ use super::unix;
 use crate::config::{Address, Limits};
 
 /// A connection that hyper speaks on, as long as somebody polls it.
-pub(super) type Connection<B> = http1::Connection<TokioIo<Stream>, B>;
+pub(super) type Connection<B, S = Stream> = http1::Connection<TokioIo<S>, B>;
 
 /// What a backend says to a handshake.
 pub(super) enum Answer {
@@ -170,8 +170,12 @@ pub(super) async fn ask(
 ///
 /// # Errors
 /// hyper's own; none is known.
-pub(super) async fn begin<B>(stream: Stream, limits: &Limits) -> Result<(http1::SendRequest<B>, Connection<B>), Failure>
+pub(super) async fn begin<B, S>(
+    stream: S,
+    limits: &Limits,
+) -> Result<(http1::SendRequest<B>, Connection<B, S>), Failure>
 where
+    S: AsyncRead + AsyncWrite + Unpin,
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use proxy_common::layout::PairCounters;
 use serde::{Deserialize, Serialize};
 
+use super::close::CloseCounts;
 use super::{Engine, Facts, Found, WhyNot, memory};
 
 /// Everything that the admin listener shows.
@@ -21,8 +22,8 @@ pub struct Snapshot {
     pub ended: [PairCounters; Engine::ALL.len()],
     /// Ended pairs by reason: the reason's label and how many.
     pub ends: Vec<(String, u64)>,
-    /// Close frames of ended and live pairs: direction index, status code, and how many.
-    pub close_codes: Vec<(u32, u32, u64)>,
+    /// Close frames of the pairs that have ended.
+    pub close_codes: CloseCounts,
     /// Moves of directions from kernel to user mode because the receiver was congested, ended pairs included.
     pub flips: u64,
     /// Gates started, the first included.

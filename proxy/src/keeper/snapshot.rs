@@ -4,11 +4,10 @@
 //! pair is counted once: in the totals of those that had ended when the round began, or in a row. A pair that ends before
 //! the round has reached it leaves its row behind.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use proxy_common::layout::{DirCounters, Direction, MODE_USER, PairCounters, index};
+use proxy_common::layout::{Direction, MODE_USER, PairCounters, index};
 
 use super::carried::Carried;
 use super::pair::Pair;
@@ -22,7 +21,6 @@ pub(super) struct Taking {
     request: u64,
     round: Round,
     file: SnapshotWriter,
-    close_codes: BTreeMap<(u32, u32), u64>,
     /// What is not about live pairs, as of the beginning.
     rest: Snapshot,
 }
@@ -36,14 +34,14 @@ impl Taking {
                 .iter()
                 .map(|reason| (reason.label().to_owned(), ended.reasons[*reason as usize]))
                 .collect(),
+            close_codes: ended.close_codes,
             flips: ended.flips,
             now_ns: now_coarse_ns(),
             ..rest
         };
-        let close_codes = ended.close_codes.clone();
-        let mut taking = Self { request, round: Round::default(), file: SnapshotWriter::new()?, close_codes, rest };
+        let mut taking = Self { request, round: Round::default(), file: SnapshotWriter::new()?, rest };
         for (facts, why_not, counters) in carried.iter() {
-            taking.add(&PairRow {
+            taking.file.add(&PairRow {
                 facts: facts.clone(),
                 engine: Engine::Copy,
                 why_not: Some(why_not),
@@ -54,19 +52,10 @@ impl Taking {
         Ok(taking)
     }
 
-    fn add(&mut self, row: &PairRow) -> io::Result<()> {
-        for (direction, DirCounters { close_code, .. }) in row.counters.dirs.iter().enumerate() {
-            if *close_code != 0 {
-                *self.close_codes.entry((direction as u32, *close_code)).or_default() += 1;
-            }
-        }
-        self.file.add(row)
-    }
-
     fn add_slot(&mut self, relay: &Relay, slot: u32) -> io::Result<()> {
         let Some(pair) = relay.table.get(slot) else { return Ok(()) };
         self.rest.flips += live_flips(relay, slot);
-        self.add(&row(relay, slot, pair))
+        self.file.add(&row(relay, slot, pair))
     }
 
     /// Looks at some more pairs. True: at all of them.
@@ -79,9 +68,7 @@ impl Taking {
     }
 
     fn finish(self) -> io::Result<OwnedFd> {
-        let codes = self.close_codes.into_iter();
-        let close_codes = codes.map(|((direction, code), count)| (direction, code, count)).collect();
-        self.file.finish(&Snapshot { close_codes, ..self.rest })
+        self.file.finish(&self.rest)
     }
 }
 

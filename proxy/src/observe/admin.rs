@@ -1,30 +1,30 @@
 //! The admin listener.
 
 use std::convert::Infallible;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use super::guests::{Guest, Guests};
 use super::metrics::PageOfGate;
 use super::{Backends, Certificates, Snapshots, connections, metrics};
-use crate::config::Config;
+use crate::config::{Config, split_authority};
 use crate::handoff::Snapshot;
 use crate::handoff::stats::Stats;
 
-/// Connections at one time: a few scrapers and a few people.
-const CONNECTIONS: usize = 16;
+/// From accept to the complete head of the request. 2 s: who asks here is near.
+const HEAD: Duration = Duration::from_secs(2);
 
 /// From accept to the end of the answer, which is some megabytes at most.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -69,17 +69,11 @@ pub async fn serve(listener: TcpListener, admin: Admin) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot watch the admin listener"),
     };
-    let (admin, room) = (Arc::new(admin), Arc::new(Semaphore::new(CONNECTIONS)));
+    let (admin, guests) = (Arc::new(admin), Guests::new());
     loop {
-        // Never closed.
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let admin = admin.clone();
-                tokio::spawn(async move {
-                    converse(stream, admin).await;
-                    drop(permit);
-                });
+                tokio::spawn(converse(stream, admin.clone(), guests.enter()));
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot accept on the admin listener");
@@ -89,22 +83,54 @@ pub async fn serve(listener: TcpListener, admin: Admin) {
     }
 }
 
-async fn converse(stream: TcpStream, admin: Arc<Admin>) {
+async fn converse(stream: TcpStream, admin: Arc<Admin>, guest: Guest) {
     let service = service_fn(|request: Request<Incoming>| {
-        let admin = admin.clone();
-        async move { Ok::<_, Infallible>(answer(&request, &admin).await) }
+        let (admin, guest) = (&admin, &guest);
+        async move {
+            guest.ask().await;
+            Ok::<_, Infallible>(answer(&request, admin).await)
+        }
     });
     // One request per connection: idle ones would take the places of others.
     let connection = http1::Builder::new()
         .keep_alive(false)
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
         .serve_connection(TokioIo::new(stream), service);
-    if let Ok(Err(error)) = timeout(PATIENCE, connection).await {
-        tracing::debug!(%error, "an admin connection failed");
+    tokio::select! {
+        () = guest.must_leave() => tracing::debug!("an admin connection was closed for another one"),
+        ended = timeout(PATIENCE, connection) => {
+            if let Ok(Err(error)) = ended {
+                tracing::debug!(%error, "an admin connection failed");
+            }
+        }
     }
 }
 
+/// Whether a request is for this listener by its own name: each Host (RFC 9110 §7.2) is an IP address, `localhost`, or one
+/// of these names. Programs that send none are no browsers.
+fn is_own(request: &Request<Incoming>, names: &[String]) -> bool {
+    let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
+    hosts.chain(target).all(|host| std::str::from_utf8(host).is_ok_and(|host| is_own_name(host, names)))
+}
+
+fn is_own_name(host: &str, names: &[String]) -> bool {
+    let Ok((name, _)) = split_authority(host) else { return false };
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    address.parse::<IpAddr>().is_ok()
+        || name == "localhost"
+        || name.ends_with(".localhost")
+        || names.iter().any(|own| own.strip_suffix('.').unwrap_or(own).eq_ignore_ascii_case(name))
+}
+
 async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
+    let names = admin.config.admin.as_ref().map_or(&[][..], |admin| &admin.hosts);
+    if !is_own(request, names) {
+        let text = "this listener has no such name: use its address, or add the name to hosts in [admin]\n";
+        return plain(StatusCode::MISDIRECTED_REQUEST, text.into());
+    }
     let (render, kind): (fn(&Snapshot, &Rendering) -> Option<String>, _) = match request.uri().path() {
         "/metrics" => (metrics_text, OPEN_METRICS),
         "/connections" => (connections_text, "application/json"),
@@ -167,4 +193,40 @@ fn with_type(status: StatusCode, text: String, kind: &'static str) -> Response<F
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_localhost_and_configured_names_are_its_own() {
+        let names = ["sluice.internal".to_owned(), "Metrics.Example.".to_owned()];
+        for own in [
+            "127.0.0.1:9900",
+            "192.0.2.7",
+            "[::1]:9900",
+            "localhost:9900",
+            "LOCALHOST",
+            "a.localhost",
+            "sluice.internal:9900",
+            "SLUICE.internal.",
+            "metrics.example",
+        ] {
+            assert!(is_own_name(own, &names), "{own}");
+        }
+        for other in [
+            "evil.example",
+            "evil.example:9900",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "xlocalhost",
+            "",
+            "a b",
+            "0x7f.1",
+        ] {
+            assert!(!is_own_name(other, &names), "{other}");
+        }
+        assert!(!is_own_name("sluice.internal", &[]));
+    }
 }

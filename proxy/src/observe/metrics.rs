@@ -14,6 +14,7 @@ use proxy_common::layout::{DirCounters, Direction, PairCounters};
 use proxy_common::scan::{OPCODES, bucket_limit};
 
 use super::{BackendRow, CertificateRow, ServerRow};
+use crate::handoff::close::{CODES, CloseCounts};
 use crate::handoff::{Engine, Snapshot};
 
 /// What only the gate knows, at one moment.
@@ -47,7 +48,7 @@ struct Page {
     by_engine: [PairCounters; Engine::ALL.len()],
     totals: PairCounters,
     ends: Vec<(String, u64)>,
-    close_codes: Vec<(u32, u32, u64)>,
+    close_codes: CloseCounts,
     flips: u64,
     gate_starts: u64,
     slow_turns: u64,
@@ -75,7 +76,7 @@ impl Page {
             by_engine,
             totals,
             ends: snapshot.ends.clone(),
-            close_codes: snapshot.close_codes.clone(),
+            close_codes: snapshot.close_codes,
             flips: snapshot.flips,
             gate_starts: snapshot.gate_starts,
             slow_turns: snapshot.slow_turns,
@@ -176,11 +177,11 @@ impl Page {
         let handshakes = self.of_gate.handshakes.iter();
         let handshakes = handshakes.map(|(result, reason, count)| ([("result", *result), ("reason", *reason)], *count));
         counter(encoder, "sluice_handshakes", "Handshakes by how they ended", handshakes)?;
-        let codes = self.close_codes.iter().map(|(direction, code, count)| {
-            let direction = Direction::from_index(*direction).label().to_owned();
-            ([("direction", direction), ("code", code.to_string())], *count)
+        let codes = Direction::ALL.into_iter().zip(self.close_codes).flat_map(|(direction, counts)| {
+            let counts = CODES.into_iter().zip(counts);
+            counts.map(move |(code, count)| ([("direction", direction.label()), ("code", code)], count))
         });
-        counter(encoder, "sluice_close_codes", "Close frames by status code", codes)?;
+        counter(encoder, "sluice_close_codes", "Last Close frames of ended pairs by status code", codes)?;
         let ends = self.ends.iter().map(|(reason, count)| ([("reason", reason.as_str())], *count));
         counter(encoder, "sluice_pairs_ended", "Ended pairs by reason", ends)?;
         let help = "Directions moved from the kernel to userspace because the receiver was congested";

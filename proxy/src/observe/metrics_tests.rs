@@ -71,7 +71,7 @@ fn live_and_ended_pairs_are_summed() {
     snapshot.ends = vec![("client-closed".into(), 1)];
     snapshot.reloads = [3, 2];
     let certificate = CertificateRow { listener: "[::]:443".into(), certificate: "/a.pem".into(), not_after: 99 };
-    snapshot.close_codes = vec![(1, 1000, 4)];
+    snapshot.close_codes[1][0] = 4;
     let server = ServerRow { address: "10.0.0.1:80".into(), state: "ejected", connections: 3, picks: 9, failures: 5 };
     let backend = BackendRow { name: "app".into(), waiting: 2, panic: true, servers: vec![server] };
     let page = PageOfGate { certificates: vec![certificate], backends: vec![backend], ..PageOfGate::default() };

@@ -87,7 +87,7 @@ fn libraries(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// What the tests use of npm.
-const MODULES: [&str; 3] = ["ws@8", "socket.io@4", "socket.io-client@4"];
+const MODULES: [&str; 4] = ["ws@8", "socket.io@4", "socket.io-client@4", "express@5"];
 
 fn modules(folder: &Path) -> anyhow::Result<()> {
     let prefix = folder.join("npm");

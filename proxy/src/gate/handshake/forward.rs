@@ -62,6 +62,17 @@ fn is_claim(name: &HeaderName, trusted: bool) -> bool {
     certificate || claims && (!trusted || plain != name.as_str() || anew.contains(&name.as_str()))
 }
 
+/// Fields that some backends believe instead of the request itself: libraries take their proxy from the one (httpoxy,
+/// CVE-2016-5385), frameworks the path from the others (CVE-2018-14773).
+const MISLEADING: [&str; 3] = ["proxy", "x-original-url", "x-rewrite-url"];
+
+/// Whether a header goes no further, unless the operator keeps it.
+fn is_misleading(name: &HeaderName, settings: &Forwarded) -> bool {
+    let plain: String = as_cgi(name).collect();
+    let misleads = MISLEADING.contains(&plain.as_str()) || name.as_str().contains('_');
+    misleads && !settings.keep.iter().any(|kept| kept.eq_ignore_ascii_case(name.as_str()))
+}
+
 /// Whether nobody but HTTP and Sluice may write a header: it rules the connection, the body's length or the handshake.
 pub(in crate::gate) fn is_ours(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
@@ -101,7 +112,8 @@ pub(in crate::gate) fn request<B>(
     for (name, value) in end_to_end(&head.headers, hop_by_hop) {
         // A POST that says that it is empty may need to (RFC 9110 §8.6).
         let empty_body = *name == CONTENT_LENGTH && head.method != Method::GET && value.as_bytes() == b"0";
-        if !is_claim(name, visitor.trusted) && *name != EXPECT && (*name != CONTENT_LENGTH || empty_body) {
+        let passes = !is_claim(name, visitor.trusted) && !is_misleading(name, settings);
+        if passes && *name != EXPECT && (*name != CONTENT_LENGTH || empty_body) {
             headers.append(name, value.clone());
         }
     }

@@ -24,7 +24,7 @@ mod tests;
 pub(super) use answer::{check_framing, check_switch};
 pub(super) use forward::as_cgi;
 pub(super) use forwarded::Visitor;
-pub(super) use path::PlainPath;
+pub(super) use path::{PlainPath, decode_leniently, is_below, is_same};
 pub(super) use plain::{Plain, asks_for_websocket};
 pub(super) use request::{Caller, Opening, Scheme, key};
 pub(super) use target::Target;

@@ -23,22 +23,55 @@ impl PlainPath {
         Some(Self(plain))
     }
 
-    /// Whether this path is `prefix` or lies below it, cut at `/`.
-    pub(in crate::gate) fn is_below(&self, prefix: &Self) -> bool {
-        let Some(rest) = self.0.strip_prefix(prefix.0.as_slice()) else { return false };
-        rest.is_empty() || prefix.0.ends_with(b"/") || rest.starts_with(b"/")
-    }
-
     /// The path.
     pub(in crate::gate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
+/// Whether a path is `prefix` or lies below it, cut at `/`.
+pub(in crate::gate) fn is_below(path: &[u8], prefix: &[u8], any_case: bool) -> bool {
+    let (Some(begin), Some(rest)) = (path.get(..prefix.len()), path.get(prefix.len()..)) else { return false };
+    is_same(begin, prefix, any_case) && (rest.is_empty() || prefix.ends_with(b"/") || rest.starts_with(b"/"))
+}
+
+/// Whether two paths are the same, perhaps but for the case of ASCII letters.
+pub(in crate::gate) fn is_same(one: &[u8], other: &[u8], any_case: bool) -> bool {
+    if any_case { one.eq_ignore_ascii_case(other) } else { one == other }
+}
+
 /// `.` or `..`, with or without what some servers take for a parameter (`..;x`).
 fn is_dots(segment: &[u8]) -> bool {
     let name = segment.split(|b| *b == b';').next().unwrap_or_default();
     name == b"." || name == b".."
+}
+
+/// Decodes what is percent-encoded, also as `%u0061`. What is no such encoding stays.
+pub(in crate::gate) fn decode_leniently(path: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [byte, behind @ ..] = rest {
+        let code = |from: usize, count: usize| {
+            let digits = behind.get(from..from + count)?;
+            let code = digits.iter().try_fold(0, |sum, digit| Some(sum << 4 | u32::from(hex(*digit)?)))?;
+            Some((code, behind.get(from + count..)?))
+        };
+        if *byte != b'%' {
+            decoded.push(*byte);
+            rest = behind;
+        } else if let Some((code, behind)) = code(0, 2) {
+            decoded.push(code as u8);
+            rest = behind;
+        } else if let (Some(b'u' | b'U'), Some((code, behind))) = (behind.first(), code(1, 4)) {
+            let one = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+            decoded.extend_from_slice(one.encode_utf8(&mut [0; 4]).as_bytes());
+            rest = behind;
+        } else {
+            decoded.push(*byte);
+            rest = behind;
+        }
+    }
+    decoded
 }
 
 fn decode(path: &str) -> Option<Vec<u8>> {
@@ -63,7 +96,7 @@ mod tests {
     use super::*;
 
     fn below(path: &str, prefix: &str) -> bool {
-        PlainPath::read(path).unwrap().is_below(&PlainPath::read(prefix).unwrap())
+        is_below(PlainPath::read(path).unwrap().bytes(), PlainPath::read(prefix).unwrap().bytes(), false)
     }
 
     #[test]
@@ -101,8 +134,8 @@ mod tests {
         #[test]
         fn everything_is_below_the_root(path in "[ -~]{0,40}") {
             if let Some(plain) = PlainPath::read(&format!("/{path}")) {
-                prop_assert!(plain.is_below(&PlainPath::read("/").unwrap()));
-                prop_assert!(plain.is_below(&plain));
+                prop_assert!(is_below(plain.bytes(), b"/", false));
+                prop_assert!(is_below(plain.bytes(), plain.bytes(), false));
             }
         }
     }

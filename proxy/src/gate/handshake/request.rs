@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, ORIGIN, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Version};
@@ -51,7 +51,14 @@ impl Scheme {
 pub(in crate::gate) enum Caller {
     /// There is none: a program, not a browser.
     None,
-    /// `null` (RFC 6454 §7.1), or something that is no origin.
+    /// `null`: a page that has no origin of its own, or whose site has it not tell it (RFC 6454 §7.1; Fetch, "append a
+    /// request Origin header", with the referrer policy `no-referrer`).
+    Null {
+        /// The browser says that the page is of this very server. Pages cannot write Sec-Fetch-Site (Fetch Metadata
+        /// §2.3), and a sandboxed page is `cross-site`.
+        same_origin: bool,
+    },
+    /// Something that is no origin.
     Opaque,
     /// An origin.
     Origin(Origin),
@@ -152,6 +159,10 @@ pub(super) fn caller(headers: &HeaderMap) -> Result<Caller, Refusal> {
     match grammar::only(headers, ORIGIN) {
         Err(0) => Ok(Caller::None),
         Err(_) => Err(Refusal::Origins),
+        Ok(value) if value.as_bytes() == b"null" => {
+            let site = grammar::only(headers, HeaderName::from_static("sec-fetch-site"));
+            Ok(Caller::Null { same_origin: site.is_ok_and(|site| site.as_bytes() == b"same-origin") })
+        }
         Ok(value) => {
             let origin = value.to_str().ok().and_then(|text| split_origin(text).ok());
             Ok(origin.map_or(Caller::Opaque, Caller::Origin))

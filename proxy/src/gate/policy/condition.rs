@@ -35,7 +35,7 @@ impl Test {
             condition.present.map(Self::Present),
             condition.value.as_ref().map(|text| Self::Value(bytes(text))),
             condition.prefix.as_ref().map(|text| Self::Prefix(bytes(text))),
-            condition.pattern.as_ref().map(|pattern| pattern.compile().map(Self::Pattern)).transpose()?,
+            condition.pattern.as_ref().map(|pattern| pattern.compile(false).map(Self::Pattern)).transpose()?,
         ];
         let test = tests.into_iter().flatten().next();
         test.ok_or_else(|| anyhow::anyhow!("the condition on {:?} says nothing of its value", condition.name))

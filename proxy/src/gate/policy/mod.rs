@@ -1,10 +1,13 @@
 //! Who may go where: which route serves a request, and which origins it admits. Pure.
 
 mod condition;
+mod doubts;
 mod edits;
 mod host;
+mod lenient;
 mod origin;
 mod path;
+mod readings;
 mod rewrite;
 
 use std::cmp::Reverse;
@@ -19,12 +22,14 @@ use http::{HeaderMap, Method};
 
 use self::condition::{OnHeader, OnQuery};
 pub(super) use self::condition::{form, parameters};
+pub(super) use self::doubts::doubts;
 use self::edits::Of;
 pub(super) use self::edits::{Edits, free_name};
 use self::host::HostRule;
+pub(super) use self::lenient::Asker;
 use self::path::PathRule;
 use self::rewrite::Rewrite;
-use super::handshake::{Caller, PlainPath, Target};
+use super::handshake::{Caller, PlainPath, Target, is_below};
 use super::refusal::Refusal;
 use crate::config::{Access, Condition, Config, HttpMode, NoOrigin, Origin, OriginRule, Route};
 
@@ -36,6 +41,8 @@ pub(super) struct Routes {
     queried: bool,
     /// Whether a route takes plain HTTP.
     take_plain: bool,
+    /// Whether it depends on its method who may send a request.
+    by_method: bool,
 }
 
 /// What routes look at: the same for a WebSocket handshake and for any other request.
@@ -66,6 +73,7 @@ pub(super) struct Rule {
     query: Vec<OnQuery>,
     rewrite: Option<Rewrite>,
     origins: Vec<OriginRule>,
+    http_origins: Option<Vec<OriginRule>>,
     no_origin: NoOrigin,
     access: Access,
     http: HttpMode,
@@ -105,7 +113,9 @@ impl Routes {
         entries.sort_by_key(|(host, rule)| Reverse((rule.priority, host.rank(), rule.path.rank(), rule.conditions())));
         let queried = entries.iter().any(|(_, rule)| !rule.query.is_empty());
         let take_plain = entries.iter().any(|(_, rule)| rule.http == HttpMode::Forward);
-        Ok(Self { entries, queried, take_plain })
+        let rules = || entries.iter().map(|(_, rule)| rule);
+        let by_method = rules().any(|rule| rule.guards()) && rules().any(|rule| !rule.methods.is_empty());
+        Ok(Self { entries, queried, take_plain, by_method })
     }
 
     /// Whether any route takes plain HTTP.
@@ -158,7 +168,7 @@ fn hosts(route: &Route) -> anyhow::Result<Vec<HostRule>> {
 fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
     let backend = config.backends.iter().position(|backend| backend.name == route.backend);
     let backend = backend.with_context(|| format!("backend {:?} is not defined", route.backend))?;
-    let path = PathRule::read(&route.path)?;
+    let path = PathRule::read(&route.path, route.case_insensitive)?;
     let method = |text: &String| {
         let method = Method::from_bytes(text.as_bytes()).ok().filter(|_| !text.bytes().any(|b| b.is_ascii_lowercase()));
         method.with_context(|| format!("methods: {text:?} is no method; they are written as in \"GET\""))
@@ -184,6 +194,7 @@ fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
         path,
         rewrite,
         origins: route.origins.clone(),
+        http_origins: route.http_origins.clone(),
         no_origin: route.no_origin,
         access: Access { allow: route.allow.clone(), deny: route.deny.clone() },
         http: route.http,
@@ -192,9 +203,15 @@ fn rule(config: &Config, index: usize, route: &Route) -> anyhow::Result<Rule> {
 
 impl Rule {
     fn serves(&self, subject: &Subject<'_>, query: &[(Vec<u8>, Vec<u8>)]) -> bool {
-        self.path.matches(subject.path)
-            && (self.methods.is_empty() || self.methods.contains(subject.method))
-            && self.headers.iter().all(|condition| condition.holds(subject.headers))
+        self.path.matches(subject.path.bytes()) && self.takes(subject.method) && self.meets(subject, query)
+    }
+
+    fn takes(&self, method: &Method) -> bool {
+        self.methods.is_empty() || self.methods.contains(method)
+    }
+
+    fn meets(&self, subject: &Subject<'_>, query: &[(Vec<u8>, Vec<u8>)]) -> bool {
+        self.headers.iter().all(|condition| condition.holds(subject.headers))
             && self.query.iter().all(|condition| condition.holds(query))
     }
 
@@ -211,23 +228,31 @@ impl Rule {
         if self.access.admits(address) { Ok(()) } else { Err(Refusal::AddressDenied) }
     }
 
-    /// Whether a page may enter a server of the origin `own`.
+    /// Whether a page may open a WebSocket to a server of the origin `own`, or else send it a plain HTTP request.
     ///
     /// # Errors
     /// It may not.
-    pub(super) fn admit(&self, caller: &Caller, own: &Origin) -> Result<(), Refusal> {
-        origin::admit(&self.origins, self.no_origin, caller, own)
+    pub(super) fn admit_page(&self, caller: &Caller, own: &Origin, handshake: bool) -> Result<(), Refusal> {
+        let no_origin = if handshake { self.no_origin } else { NoOrigin::Allow };
+        origin::admit(self.origins(handshake), no_origin, caller, own)
     }
 
-    /// Whether a plain HTTP request of a page may go on.
+    /// The origins that may open WebSockets, or else send plain HTTP requests.
+    fn origins(&self, handshake: bool) -> &[OriginRule] {
+        if handshake { &self.origins } else { self.http_origins.as_deref().unwrap_or(&self.origins) }
+    }
+
+    /// Whether it names this very page, and so trusts it with answers to requests that have a visitor's cookies.
+    pub(super) fn names_page(&self, caller: &Caller, own: &Origin, handshake: bool) -> bool {
+        origin::is_named(self.origins(handshake), caller, own)
+    }
+
+    /// Whether it takes plain HTTP.
     ///
     /// # Errors
-    /// The page may not enter, or the route takes no plain HTTP.
-    pub(super) fn admit_plain(&self, caller: &Caller, own: &Origin) -> Result<(), Refusal> {
-        match self.http {
-            HttpMode::Forward => origin::admit(&self.origins, NoOrigin::Allow, caller, own),
-            HttpMode::Reject => Err(Refusal::NotWebSocket),
-        }
+    /// It does not.
+    pub(super) fn admit_plain(&self) -> Result<(), Refusal> {
+        if self.http == HttpMode::Forward { Ok(()) } else { Err(Refusal::NotWebSocket) }
     }
 
     /// The target for the backend of a request that this route serves; `path` is the plain form of its path.

@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail, ensure};
 use http::uri::PathAndQuery;
 use regex::bytes::Regex;
 
-use super::path::PathRule;
+use super::path::{PathRule, Shape};
 use crate::config;
 use crate::gate::handshake::PlainPath;
 
@@ -44,16 +44,16 @@ impl Rewrite {
             config::Rewrite::StripPrefix(_) => "/",
             config::Rewrite::Prefix(to) | config::Rewrite::Replace(to) => to.as_str(),
         };
-        let (made, example): (_, String) = match (rewrite, path) {
-            (config::Rewrite::Replace(_), PathRule::Pattern(pattern)) => {
+        let (made, example): (_, String) = match (rewrite, &path.shape) {
+            (config::Rewrite::Replace(_), Shape::Pattern(pattern, _)) => {
                 let parts = parts(to, pattern).with_context(|| format!("rewrite.replace {to:?}"))?;
                 let example = parts.iter().map(Part::example).collect();
                 (Self::Replace { parts, pattern: Some(pattern.clone()) }, example)
             }
-            (config::Rewrite::Replace(_), PathRule::Exact(_)) => {
+            (config::Rewrite::Replace(_), Shape::Exact(_)) => {
                 (Self::Replace { parts: vec![Part::Text(to.into())], pattern: None }, to.into())
             }
-            (config::Rewrite::StripPrefix(_) | config::Rewrite::Prefix(_), PathRule::Prefix(from, plain)) => {
+            (config::Rewrite::StripPrefix(_) | config::Rewrite::Prefix(_), Shape::Prefix(from, plain)) => {
                 (Self::Prefix { from: from.clone(), plain: plain.clone(), to: to.into() }, to.into())
             }
             _ => bail!("this rewrite does not go with such a path"),
@@ -98,7 +98,8 @@ fn moved(raw: &str, path: &PlainPath, from: &str, prefix: &PlainPath, to: &str) 
     let cut = |rest: &&str| rest.is_empty() || rest.starts_with('/') || from.ends_with('/');
     let rest = match raw.strip_prefix(from).filter(cut) {
         Some(rest) => rest.to_owned(),
-        None => encoded(path.bytes().strip_prefix(prefix.bytes())?),
+        // The rule has matched it, perhaps in another case.
+        None => encoded(path.bytes().get(prefix.bytes().len()..)?),
     };
     if rest.is_empty() && !prefix.bytes().ends_with(b"/") {
         return Some(to.to_owned());

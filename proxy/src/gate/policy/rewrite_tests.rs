@@ -7,7 +7,7 @@ use super::*;
 /// Reads `path = ..` and `rewrite = ..` as a configuration does.
 fn read(settings: &str) -> anyhow::Result<(PathRule, Rewrite)> {
     let route: config::Route = toml::from_str(&format!("backend = \"a\"\n{settings}"))?;
-    let path = PathRule::read(&route.path)?;
+    let path = PathRule::read(&route.path, route.case_insensitive)?;
     let rewrite = Rewrite::read(&route.rewrite.unwrap(), &path)?;
     Ok((path, rewrite))
 }
@@ -17,7 +17,7 @@ fn rewritten(settings: &str, target: &str) -> Option<String> {
     let (rule, rewrite) = read(settings).unwrap();
     let target: PathAndQuery = target.parse().unwrap();
     let path = PlainPath::read(target.path()).unwrap();
-    assert!(rule.matches(&path), "{settings} does not serve {target}");
+    assert!(rule.matches(path.bytes()), "{settings} does not serve {target}");
     rewrite.target(&target, &path).map(|made| made.to_string())
 }
 
@@ -119,9 +119,9 @@ proptest! {
         let raw = format!("{written}{rest}");
         let (Ok(target), Some(path)) = (raw.parse::<PathAndQuery>(), PlainPath::read(&raw)) else { return Ok(()) };
         let (rule, rewrite) = read(&format!("path = {prefix:?}\nrewrite = {{ prefix = {to:?} }}")).unwrap();
-        prop_assume!(rule.matches(&path));
+        prop_assume!(rule.matches(path.bytes()));
         let made = rewrite.target(&target, &path).unwrap();
-        let PathRule::Prefix(_, plain) = &rule else { panic!("no prefix") };
+        let Shape::Prefix(_, plain) = &rule.shape else { panic!("no prefix") };
         let behind = &path.bytes()[plain.bytes().len()..];
         let slash: &[u8] = if plain.bytes().ends_with(b"/") { b"/" } else { b"" };
         let mut expected = if behind.is_empty() && slash.is_empty() {

@@ -33,7 +33,7 @@ fn admit(routes: &Routes, host: &str, path: &str, origin: Option<&str>, scheme: 
     let opening = Opening::check(&head, &visitor).unwrap();
     let target = &opening.target;
     let rule = routes.find(&Subject::new(&head, target))?;
-    rule.admit(&opening.caller, &target.own_origin)?;
+    rule.admit_page(&opening.caller, &target.own_origin, true)?;
     Ok(rule.way)
 }
 
@@ -113,6 +113,66 @@ fn exact_and_wildcard_origins() {
     assert!(!try_it("https://.example.org") && !try_it("http://a.example.org"));
     assert!(try_it("http://x.dev.test:3000") && !try_it("http://x.dev.test"));
     assert!(!try_it("http://b.test"), "same-origin is not among them");
+}
+
+#[test]
+fn extensions_any_port_and_everybody() {
+    let try_it = |origins: &str, origin: &str| {
+        enters(&format!("origins = [{origins}]"), "b.test", Some(origin), Scheme::Plain).is_ok()
+    };
+    assert!(try_it("\"chrome-extension://abc\"", "chrome-extension://abc"));
+    assert!(!try_it("\"chrome-extension://abc\"", "chrome-extension://abd"));
+    assert!(try_it("\"moz-extension://*\"", "moz-extension://7f1c-11"));
+    assert!(!try_it("\"moz-extension://*\"", "chrome-extension://7f1c-11"));
+    for (origin, enters) in [
+        ("http://localhost", true),
+        ("http://localhost:5173", true),
+        ("https://localhost:5173", false),
+        ("http://localhost.evil.test:5173", false),
+        ("http://a.localhost:5173", false),
+    ] {
+        assert_eq!(try_it("\"http://localhost:*\"", origin), enters, "{origin}");
+    }
+    assert!(try_it("\"http://*.dev.test:*\"", "http://a.dev.test:3000") && !try_it("\"http://*.dev.test:*\"", "null"));
+    for origin in ["https://evil.test", "null", "nonsense", "file:///x"] {
+        assert!(try_it("\"any\"", origin), "{origin}");
+        assert_eq!(try_it("\"null\"", origin), origin == "null", "{origin}");
+    }
+}
+
+#[test]
+fn the_browser_may_say_that_a_page_without_origin_is_our_own() {
+    let routes = |settings: &str| routes(&format!("[[route]]\nbackend = \"a\"\nhttp = \"forward\"\n{settings}\n"));
+    let posts = |settings: &str, sites: &[&'static str]| {
+        let mut head = http::Request::post("/").header("host", "a.test").header("origin", "null");
+        for site in sites {
+            head = head.header("sec-fetch-site", *site);
+        }
+        let head = head.body(()).unwrap().into_parts().0;
+        let peer = "192.0.2.1:1".parse::<std::net::SocketAddr>().unwrap();
+        let visitor = Visitor::judge(&Forwarded::default(), peer.into(), Scheme::Tls, &head.headers);
+        crate::gate::judge::Verdict::judge(&routes(settings), &head, &visitor).map(|_| ())
+    };
+    let denied = Err(Refusal::OriginDenied);
+    assert_eq!(posts("", &["same-origin"]), Ok(()));
+    for sites in
+        [&[][..], &["same-site"], &["cross-site"], &["none"], &["same-origin", "same-origin"], &["Same-Origin"]]
+    {
+        assert_eq!(posts("", sites), denied, "{sites:?}");
+    }
+    // What is not for the server's own pages is not for these.
+    assert_eq!(posts("origins = [\"https://b.test\"]", &["same-origin"]), denied);
+    assert_eq!(posts("origins = [\"https://a.test\"]", &["same-origin"]), Ok(()));
+    assert_eq!(posts("origins = [\"null\"]", &["cross-site"]), Ok(()));
+    assert_eq!(posts("http_origins = [\"null\"]", &["cross-site"]), Ok(()));
+    assert_eq!(posts("http_origins = []", &["same-origin"]), denied);
+}
+
+#[test]
+fn plain_requests_may_have_origins_of_their_own() {
+    let settings = "origins = [\"same-origin\"]\nhttp_origins = [\"https://id.test\"]";
+    assert_eq!(enters(settings, "a.test", Some("https://id.test"), Scheme::Tls), Err(Refusal::OriginDenied));
+    assert_eq!(enters(settings, "a.test", Some("https://a.test"), Scheme::Tls), Ok(()));
 }
 
 #[test]

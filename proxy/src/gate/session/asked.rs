@@ -7,6 +7,7 @@ use http_body_util::Empty;
 use tokio::time::Instant;
 
 use super::Client;
+use super::cors::{Cors, Reader};
 use super::enter::{Entered, Entrance, NotEntered};
 use super::plain::Plain;
 use super::states::{Admitted, Stopped};
@@ -18,6 +19,8 @@ use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{Kind, Verdict};
 use crate::gate::limit::Denied;
 use crate::gate::policy::{Rule, Subject, Way};
+use crate::gate::pool::Purpose;
+use crate::gate::refusal::Refusal;
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
 use crate::handoff::{Peer, WhyNot};
@@ -81,8 +84,10 @@ impl HeadRead {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
         note.client = visitor.client;
         let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted, key: None };
+        let mut cors = Cors::of(&self.head.headers);
         let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {
             let verdict = Verdict::judge(&gate.routes, &self.head, &visitor)?;
+            cors.reader = if verdict.names_page() { Reader::Named } else { Reader::Anybody };
             self.visit.permit.go(verdict.rule.way.route)?;
             Ok(verdict)
         });
@@ -92,7 +97,7 @@ impl HeadRead {
                 let subject = Subject::new(&self.head, verdict.kind.target());
                 let fleet = gate.fleet(verdict.rule.way.backend);
                 let key = fleet.and_then(|fleet| fleet.key(visitor.client.ip(), &subject));
-                self.enter(gate, &visitor, From { key, ..from }, verdict).await
+                self.enter(gate, &visitor, From { key, ..from }, verdict, (cors, *note)).await
             }
             Err(Denied { refusal, wait }) => {
                 note.wait = wait;
@@ -101,7 +106,10 @@ impl HeadRead {
                 let (path, headers) = (head.uri.path(), &head.headers);
                 let (host, origin) = (headers.get(http::header::HOST), headers.get(http::header::ORIGIN));
                 tracing::debug!(conn = %visit.id, path, ?host, ?origin, "not admitted");
-                Err(Stopped::Refused(client, refusal, Some(visit.permit)))
+                if refusal == Refusal::OriginDenied {
+                    cors.reader = Reader::Anybody;
+                }
+                Err(cors.refuse(gate, client, refusal, note, visit.permit))
             }
         }
     }
@@ -113,20 +121,22 @@ impl HeadRead {
         visitor: &Visitor,
         from: From,
         mut verdict: Verdict<'_>,
+        (cors, note): (Cors, Note),
     ) -> Result<Judged, Stopped> {
         if verdict.rule.auth.is_empty() {
-            return Ok(self.pass(gate, visitor, from, verdict, Entered::default()));
+            return Ok(self.pass(gate, visitor, from, verdict, Entered::default(), cors));
         }
         let (ends, id, done_by) = (self.visit.ends, self.visit.id, done_by(gate, self.visit.done_by, verdict.rule));
         let entrance = Entrance { gate, visitor, ends, id, done_by };
         // In a box: what it needs of room, for a question to a service say, the connection's task need not have for ever.
         let enter = Box::pin(entrance.enter(&mut self.head, &mut verdict));
         match self.client.while_there(enter).await {
-            Ok(Ok(entered)) => Ok(self.pass(gate, visitor, from, verdict, entered)),
+            Ok(Ok(entered)) => Ok(self.pass(gate, visitor, from, verdict, entered, cors)),
             Ok(Err(NotEntered::Refused(refusal))) => {
-                Err(Stopped::Refused(self.client, refusal, Some(self.visit.permit)))
+                Err(cors.refuse(gate, self.client, refusal, &note, self.visit.permit))
             }
-            Ok(Err(NotEntered::Answered(refusal, answer))) => {
+            Ok(Err(NotEntered::Answered(refusal, mut answer))) => {
+                cors.tell(answer.headers_mut());
                 let answer = Box::new(exchange::whole(*answer));
                 Err(Stopped::Denied(self.client, answer, refusal, self.visit.permit))
             }
@@ -135,7 +145,15 @@ impl HeadRead {
     }
 
     /// Writes the request for the backend.
-    fn pass(self, gate: &Gate, visitor: &Visitor, from: From, verdict: Verdict<'_>, entered: Entered) -> Judged {
+    fn pass(
+        self,
+        gate: &Gate,
+        visitor: &Visitor,
+        from: From,
+        verdict: Verdict<'_>,
+        entered: Entered,
+        cors: Cors,
+    ) -> Judged {
         let Self { mut visit, mut client, keys, scheme, head } = self;
         let Verdict { rule, kind, target } = verdict;
         let (rule, settings) = (rule.clone(), &gate.config.forwarded);
@@ -144,7 +162,7 @@ impl HeadRead {
                 let (body, last) = (client.take_body(), plain.last);
                 let mut request = headers::request(&head, target, &plain.hop_by_hop, visitor, settings, body);
                 let errand = Errand { key: from.key, ..finish(gate, &visit, &rule, &entered, request.headers_mut()) };
-                Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, errand, last }))
+                Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, errand, last, cors }))
             }
             Kind::Handshake(opening) => {
                 let body = Empty::new();
@@ -172,12 +190,14 @@ impl HeadRead {
 fn finish(gate: &Gate, visit: &Visit, rule: &Rule, entered: &Entered, headers: &mut HeaderMap) -> Errand {
     let kept = kept(gate, rule.way, headers);
     gate.loaded.clear(rule.way.backend, &rule.auth, headers);
+    gate.routes.keep_method(headers);
     if let Some(person) = &visit.person {
         person.tell(headers);
     }
     entered.tell(headers);
     rule.request_edits.apply(headers);
-    Errand { way: rule.way, kept, key: None, ends: visit.ends, by: None, id: visit.id }
+    let purpose = Purpose::Clients;
+    Errand { way: rule.way, purpose, kept, key: None, ends: visit.ends, by: None, id: visit.id }
 }
 
 /// When the handshake must be done by this route's limit, which began at the accept as the general one did.

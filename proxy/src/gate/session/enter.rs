@@ -19,6 +19,7 @@ use crate::gate::exchange::AnswerBody;
 use crate::gate::handshake::Visitor;
 use crate::gate::judge::{Kind, Verdict};
 use crate::gate::policy::Way;
+use crate::gate::pool::Purpose;
 use crate::gate::proxy_header::Ends;
 use crate::gate::refusal::Refusal;
 use crate::gate::{Gate, forward};
@@ -169,7 +170,8 @@ impl Entrance<'_> {
         by: Instant,
     ) -> Result<Entry, NotEntered> {
         // It logs what went wrong.
-        let errand = Errand { way, kept: None, key: None, ends: self.ends, by: Some(by), id: self.id };
+        let purpose = Purpose::Authentication;
+        let errand = Errand { way, purpose, kept: None, key: None, ends: self.ends, by: Some(by), id: self.id };
         let answer = forward::forward(self.gate, errand, question).await;
         let (head, body) = answer.map_err(|_| NotEntered::Refused(Refusal::AuthService))?.1.into_parts();
         match service.ruling(&head) {

@@ -5,6 +5,7 @@
 
 mod asked;
 mod client;
+mod cors;
 mod enter;
 mod plain;
 mod states;

@@ -7,6 +7,7 @@ use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 
 use super::asked::{From, HeadRead};
+use super::cors::Cors;
 use super::states::{Stopped, give, unread};
 use super::visit::{Note, Visit};
 use super::{Client, after};
@@ -30,6 +31,7 @@ pub(super) struct Plain {
     pub(super) rule: Arc<Rule>,
     pub(super) errand: Errand,
     pub(super) last: bool,
+    pub(super) cors: Cors,
 }
 
 /// A plain request with the backend's answer.
@@ -43,10 +45,10 @@ pub(super) struct Replied {
 
 impl Plain {
     pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>, note: &Note) -> Result<Replied, Stopped> {
-        let Self { mut visit, mut client, keys, scheme, from, request, rule, errand, last } = *self;
+        let Self { mut visit, mut client, keys, scheme, from, request, rule, errand, last, cors } = *self;
         match client.while_there(forward::forward(gate, errand, request)).await {
             Err(Gone) => Err(Stopped::Gone),
-            Ok(Err(refusal)) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
+            Ok(Err(refusal)) => Err(cors.refuse(gate, client, refusal, note, visit.permit)),
             Ok(Ok((server, response))) => {
                 gate.conclude(note, Outcome::Forwarded);
                 let mut response = reply(response, &rule);

@@ -15,7 +15,7 @@ async fn admin() -> Bench {
 
 async fn get(bench: &Bench, request: &str) -> String {
     let mut stream = TcpStream::connect(bench.admin.unwrap()).await.unwrap();
-    stream.write_all(format!("{request} HTTP/1.1\r\nHost: admin\r\n\r\n").as_bytes()).await.unwrap();
+    stream.write_all(format!("{request} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").as_bytes()).await.unwrap();
     read_all(&mut stream).await
 }
 
@@ -30,7 +30,7 @@ async fn answer(bench: &mut Bench, snapshot: &Snapshot) {
 /// Asks while the test plays the keeper.
 async fn asked(bench: &mut Bench, request: &str, snapshot: &Snapshot) -> String {
     let address = bench.admin.unwrap();
-    let request = format!("{request} HTTP/1.1\r\nHost: admin\r\n\r\n");
+    let request = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
     let client = tokio::spawn(async move {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();

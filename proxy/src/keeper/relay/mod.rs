@@ -15,7 +15,7 @@ mod sockmap;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime};
@@ -33,6 +33,7 @@ use super::snapshot::Taking;
 use super::table::{Round, Table};
 use super::timers::{Reason, Timers};
 use crate::config::{Ages, Config};
+use crate::handoff::close::{self, CloseCounts};
 use crate::handoff::{EndReason, Engine, NewPair, TALLIES, Tally, ToGate, WhyNot, wire};
 use crate::kernel::Kernel;
 use crate::ktls::Progress;
@@ -100,8 +101,8 @@ pub(super) struct Ended {
     pub(super) counters: [PairCounters; Engine::ALL.len()],
     /// By reason, in the order of [`EndReason::ALL`].
     pub(super) reasons: [u64; EndReason::ALL.len()],
-    /// By direction and close code.
-    pub(super) close_codes: BTreeMap<(u32, u32), u64>,
+    /// The last Close frame of each direction. Not those of live pairs: another one may follow with another code.
+    pub(super) close_codes: CloseCounts,
     /// Moves of directions to user mode.
     pub(super) flips: u64,
     /// Pairs that have ended and that the gate has not been told of.
@@ -140,8 +141,8 @@ impl Ended {
         let totals = &mut self.counters[place].dirs;
         for ((total, mine), direction) in totals.iter_mut().zip(counted).zip(Direction::ALL) {
             total.add(mine);
-            if mine.close_code != 0 {
-                *self.close_codes.entry((direction as u32, mine.close_code)).or_default() += 1;
+            if let Some(place) = close::place(mine.close_code) {
+                self.close_codes[direction as usize][place] += 1;
             }
         }
     }

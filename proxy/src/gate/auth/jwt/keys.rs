@@ -17,6 +17,7 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::ed25519;
 use crate::config::{AuthJwt, JwtAlgorithm};
 
 /// The fewest bytes of a secret for HS256 (RFC 7518 §3.2).
@@ -176,6 +177,7 @@ fn spki(der: &[u8]) -> anyhow::Result<Key> {
         }
         // id-Ed25519 (RFC 8410 §3).
         _ if info.algorithm.algorithm.to_id_string() == "1.3.101.112" => {
+            ed25519::check(bytes)?;
             (JwtAlgorithm::EdDSA, DecodingKey::from_ed_der(bytes))
         }
         _ => bail!(known),
@@ -240,7 +242,7 @@ impl Jwk {
             }
             JwtAlgorithm::EdDSA => {
                 let x = bytes(self.x.as_ref(), "x")?;
-                ensure!(x.len() == 32, "`x` must have 32 bytes (RFC 8032 §5.1.5)");
+                ed25519::check(&x)?;
                 DecodingKey::from_ed_der(&x)
             }
         };

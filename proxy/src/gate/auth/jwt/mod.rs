@@ -1,6 +1,7 @@
 //! Signed tokens (RFC 7519, in the compact form of RFC 7515 §7.1).
 
 mod claims;
+mod ed25519;
 mod keys;
 
 use std::num::NonZeroU64;

@@ -32,7 +32,13 @@ fn bad_sets_say_which_key_and_why() {
         (set(&[changed(rsa, "e", json!("AA"))]), "key 1: its numbers are no key"),
         (set(&[changed(ec.clone(), "x", json!("AAAA"))]), "must have 32 bytes"),
         (set(&[changed(ec.clone(), "x", ec["y"].clone())]), "key 1: its numbers are no key"),
-        (set(&[changed(ed, "x", json!("AAAA"))]), "must have 32 bytes"),
+        (set(&[changed(ed.clone(), "x", json!("AAAA"))]), "must have 32 bytes"),
+        (set(&[changed(ed, "x", json!("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))]), "key 1: an Ed25519 key is a point of small order"),
+        (
+            b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAJuiVj8KyJ7BFw/SJ8u+Y8NXfrAXTxjM5sTgCiG1T/AU=\n-----END PUBLIC KEY-----\n"
+                .to_vec(),
+            "an Ed25519 key is a point of small order",
+        ),
         (set(&[json!({ "kty": "oct", "k": "c2hvcnQ" })]), "the secret has 5 bytes"),
         (set(&[json!({ "kty": "oct" })]), "it has no `k`"),
         (set(&vec![ec; 65]), "65 keys in it"),
