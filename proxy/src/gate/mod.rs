@@ -77,9 +77,10 @@ use self::source::Sources;
 use self::tls::Arming;
 use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::files::FileRole;
-use crate::handoff::stats::{CARRIED, Stats};
+use crate::handoff::stats::{CARRIED, Process, Stats};
 use crate::handoff::{ConnId, CookieKey, Engine, Held, MAX_MESSAGE, Tally, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
+use crate::logging;
 use crate::observe::{self, Admin, Backends, Certificates, OfGate, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
@@ -181,6 +182,8 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
     let Equipment { hello, stats, listeners, files, held, admin } = equipment;
     let stats = Arc::new(stats);
+    let counted = stats.clone();
+    logging::count_into(move |lines| counted.count_lost_lines(Process::Gate, lines));
     let loaded = Loaded::make(&hello.config, &files, None)?;
     let certificates = Certificates::default();
     certificates.set(loaded.certificates(&hello.config));

@@ -25,7 +25,7 @@ use anyhow::Context as _;
 use rustix::event::epoll::EventFlags;
 
 use crate::config::{Config, EngineChoice, TlsEngineChoice};
-use crate::handoff::stats::Stats;
+use crate::handoff::stats::{Process, Stats};
 use crate::handoff::wire::{self, Packet, Received};
 use crate::handoff::{
     self, CookieKey, Facts, Found, Held, Hello, MAX_LEFTOVER, MAX_MESSAGE, NewPair, Snapshot, Tally, ToGate, ToKeeper,
@@ -33,6 +33,7 @@ use crate::handoff::{
 };
 use crate::kernel::{Kernel, probe};
 use crate::ktls::Ability;
+use crate::logging;
 use crate::sys::signals::{Asked, Signals};
 use crate::sys::{privileges, socket};
 use carried::Carried;
@@ -82,6 +83,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     // Not before: what could be read only with more rights could not be read again when it has changed.
     let files = Files::open(&config)?;
     let (stats_file, stats) = Stats::create().context("cannot make the shared counters")?;
+    let stats = Arc::new(stats);
+    let counted = stats.clone();
+    logging::count_into(move |lines| counted.count_lost_lines(Process::Keeper, lines));
     let reactor = Reactor::new().context("cannot make an epoll instance")?;
     reactor.add(&signals, Source::Signal, EventFlags::IN)?;
     if let Some(kernel) = &kernel {
@@ -93,7 +97,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let relay = Relay::new(&config, capacity, kernel, why_not, reactor).context("cannot set up the relay")?;
     let keeper = Keeper {
         gate: GateProcess::new(),
-        carried: Carried::new(Arc::new(stats)),
+        carried: Carried::new(stats),
         found: BTreeMap::new(),
         down: BTreeSet::new(),
         config,
