@@ -177,6 +177,15 @@ impl Setup {
         self
     }
 
+    /// The configuration, beside which a certificate is written into a folder; its addresses are free now.
+    ///
+    /// # Errors
+    /// The folder is not writable, or no port is free.
+    pub fn written(&self, folder: &Path) -> anyhow::Result<String> {
+        Certificate::make(folder)?;
+        Ok(self.toml(free_addresses()?))
+    }
+
     fn toml(&self, [ws, wss, admin]: [SocketAddr; 3]) -> String {
         let Self { ws: ws_more, wss: wss_more, wss_tls, .. } = self;
         let default_route = "[[route]]\npath = \"/\"\nbackend = \"app\"\n";

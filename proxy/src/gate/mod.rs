@@ -286,7 +286,7 @@ async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Arc<Gate>, snapsho
             ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
             ToGate::Files { roles } => changed.take(roles, packet.fds)?,
             ToGate::Reload { reload } => files::reload(gate, std::mem::take(&mut changed), reload).await?,
-            other => tracing::warn!(?other, "the keeper sent what a running gate does not expect"),
+            other => tracing::warn!(sent = other.name(), "the keeper sent what a running gate does not expect"),
         }
     }
     tracing::debug!("the keeper has closed the control socket: the gate ends");
