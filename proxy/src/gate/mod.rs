@@ -9,6 +9,7 @@ mod balance;
 mod boot;
 mod carrier;
 mod carry;
+mod conclude;
 mod control;
 mod cookies;
 mod dial;
@@ -69,9 +70,7 @@ use self::listen::Port;
 use self::pages::Pages;
 use self::policy::Routes;
 use self::pool::Pool;
-use self::refusal::Outcome;
 use self::seats::Seats;
-use self::session::Note;
 use self::slots::Slots;
 use self::source::Sources;
 use self::tls::Arming;
@@ -304,20 +303,6 @@ async fn ask_for_snapshots(control: Arc<Control>, mut requests: mpsc::Receiver<u
 impl Gate {
     fn next_id(&self) -> ConnId {
         ConnId(self.last_id.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
-    }
-
-    /// Counts and logs how a handshake ended.
-    fn conclude(&self, note: &Note, outcome: Outcome) {
-        self.stats.count_handshake(outcome.index());
-        let (conn, client, listener) = (note.id, note.client, note.listener);
-        match outcome {
-            Outcome::Refused(refusal) => {
-                let status = refusal.status();
-                let (status, reason, why) = (status.as_u16(), refusal.reason(), refusal.text());
-                tracing::info!(%conn, %client, listener, status, reason, why, "refused");
-            }
-            other => tracing::debug!(%conn, %client, listener, outcome = ?other, "handshake over"),
-        }
     }
 
     /// Pairs of the keeper have ended: what they have held is free.

@@ -1,6 +1,7 @@
 //! Lines that strangers cause, and what becomes of them when there are too many.
 //!
-//! Such is every line of INFO and above that has a `conn`: it is about one connection. Each kind of line (the place in
+//! Such is every line of INFO and above that has a `conn`, which is about one connection, and every one of a library's,
+//! which may warn of each frame that is not as it should be. Each kind of line (the place in
 //! the source that it comes from, and its `reason`) has a token bucket of its own, so that one that comes too often
 //! takes no place from the others. What was left out is told once for each kind and [`REPORT`].
 
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
@@ -43,13 +44,18 @@ impl Limit {
 impl<S: Subscriber> Layer<S> for Limit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        if *metadata.level() > Level::INFO || metadata.fields().field("conn").is_none() {
+        if !is_a_strangers(metadata) {
             return true;
         }
         let mut words = Words::default();
         event.record(&mut words);
         self.0.admits((metadata.callsite(), words.reason), || words.message, Instant::now())
     }
+}
+
+fn is_a_strangers(metadata: &Metadata<'_>) -> bool {
+    let of_a_library = !metadata.target().starts_with(env!("CARGO_PKG_NAME"));
+    *metadata.level() <= Level::INFO && (of_a_library || metadata.fields().field("conn").is_some())
 }
 
 /// What is looked at of a line.
@@ -209,6 +215,26 @@ mod tests {
         assert_eq!(seen, 30, "3 s");
         assert_eq!(admitted(&mut limits, "", 1000, start + Duration::from_secs(3600)), 50);
         assert_eq!(admitted(&mut limits, "", 1000, start + Duration::from_secs(1)), 0, "a clock that went back");
+    }
+
+    #[test]
+    fn lines_of_libraries_and_of_connections_are_limited_and_others_are_not() {
+        macro_rules! metadata {
+            ($target:literal, $level:expr, $fields:expr) => {{
+                static CALLSITE: tracing::callsite::DefaultCallsite = {
+                    static METADATA: Metadata<'static> = tracing::metadata! {
+                        name: "test", target: $target, level: $level, fields: $fields,
+                        callsite: &CALLSITE, kind: tracing::metadata::Kind::EVENT
+                    };
+                    tracing::callsite::DefaultCallsite::new(&METADATA)
+                };
+                tracing::callsite::Callsite::metadata(&CALLSITE)
+            }};
+        }
+        assert!(is_a_strangers(metadata!("sluice::gate", Level::INFO, &["conn", "reason"])));
+        assert!(is_a_strangers(metadata!("h2::proto::ping_pong", Level::WARN, &["message"])));
+        assert!(!is_a_strangers(metadata!("sluice::keeper", Level::ERROR, &["message"])));
+        assert!(!is_a_strangers(metadata!("sluice::gate", Level::DEBUG, &["conn"])));
     }
 
     #[test]

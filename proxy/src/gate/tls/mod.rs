@@ -17,6 +17,7 @@ mod records;
 mod server;
 mod session;
 mod user;
+mod why;
 
 use std::path::Path;
 
@@ -32,6 +33,7 @@ pub(super) use kernel::KernelTls;
 pub(super) use person::{CLIENT_CERT, CLIENT_CERT_SUBJECT, Person};
 pub(super) use server::{Acceptor, NoSession, Secured, accept};
 pub(super) use user::UserTls;
+pub(super) use why::why_no_session;
 
 /// What is spoken inside of TLS, as ALPN calls it (RFC 7301 §6).
 const HTTP_1_1: &[u8] = b"http/1.1";
