@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 /// Every room, and the rooms that it may look into.
 const ROOMS: &[(&str, &[&str])] = &[
-    ("app", &["config", "echo", "gate", "handoff", "keeper", "kernel", "ktls", "sys"]),
+    ("app", &["config", "echo", "gate", "handoff", "keeper", "kernel", "ktls", "logging", "sys"]),
     ("echo", &[]),
-    ("gate", &["config", "handoff", "ktls", "observe", "sys"]),
-    ("keeper", &["config", "handoff", "kernel", "ktls", "sys"]),
+    ("gate", &["config", "handoff", "ktls", "logging", "observe", "sys"]),
+    ("keeper", &["config", "handoff", "kernel", "ktls", "logging", "sys"]),
     ("observe", &["config", "handoff", "sys"]),
     ("handoff", &["config", "ktls", "sys"]),
     ("kernel", &["config", "handoff", "sys"]),
     ("ktls", &["sys"]),
+    ("logging", &["sys"]),
     ("config", &[]),
     ("sys", &[]),
 ];

@@ -44,6 +44,7 @@ pub struct Setup {
     wrapper: Vec<String>,
     program: Option<PathBuf>,
     keys_for_everybody: bool,
+    silent: bool,
 }
 
 impl Setup {
@@ -169,6 +170,22 @@ impl Setup {
         self
     }
 
+    /// Its standard error leads elsewhere: that it serves is all that is known of its start.
+    #[must_use]
+    pub fn silent(mut self) -> Self {
+        self.silent = true;
+        self
+    }
+
+    /// The configuration, beside which a certificate is written into a folder; its addresses are free now.
+    ///
+    /// # Errors
+    /// The folder is not writable, or no port is free.
+    pub fn written(&self, folder: &Path) -> anyhow::Result<String> {
+        Certificate::make(folder)?;
+        Ok(self.toml(free_addresses()?))
+    }
+
     fn toml(&self, [ws, wss, admin]: [SocketAddr; 3]) -> String {
         let Self { ws: ws_more, wss: wss_more, wss_tls, .. } = self;
         let default_route = "[[route]]\npath = \"/\"\nbackend = \"app\"\n";
@@ -244,7 +261,7 @@ impl Sluice {
         let ready = eventually("sluice serves or ends", || match program.ended() {
             Some(_) => Some(false),
             // Somebody else may have taken the port, and would answer as well.
-            None if !program.log().contains(" ready listening=") => None,
+            None if !setup.silent && !program.log().contains(" ready listening=") => None,
             None => http::get(admin, "/metrics").is_ok_and(|answer| answer.head.status() == 200).then_some(true),
         });
         if !ready {

@@ -3,6 +3,12 @@
 //! `cargo xtask help` lists the tasks. A task ends with 0 when it did its work, with 1 when something failed, and with
 //! [`SKIPPED`] when this machine lacks what it needs.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+// First: its macros are for all others.
+#[macro_use]
+mod print;
+
 mod bench;
 mod command;
 mod demo;

@@ -1,6 +1,7 @@
 //! The composition root: which process this is, and what it starts.
 
 mod cli;
+mod out;
 mod probe;
 
 use std::os::fd::OwnedFd;
@@ -13,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::sys::{memory, privileges, seccomp};
-use crate::{echo, gate, keeper};
+use crate::{echo, gate, keeper, logging};
 use cli::{Cli, Command};
 
 /// The keeper's name in the process list.
@@ -29,10 +30,7 @@ pub fn run() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(arguments) => run_keeper(arguments),
         Command::Check { config, files } => check(&config, files),
-        Command::Schema => {
-            println!("{:#}", Config::schema().as_value());
-            Ok(())
-        }
+        Command::Schema => out::print(&format!("{:#}", Config::schema().as_value())),
         Command::Probe { json } => probe::print(json),
         Command::Echo { listen } => run_echo(listen),
         Command::Gate { user, control } => run_gate(user.as_deref(), control),
@@ -40,11 +38,12 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 fn run_keeper(arguments: cli::Run) -> anyhow::Result<()> {
+    // First: what `load` prints is to be printed once.
+    become_keeper()?;
     let config = match arguments.config {
         Some(path) => load(&path)?,
         None => Config::short(arguments.listen, arguments.backend),
     };
-    become_keeper()?;
     privileges::name(KEEPER);
     memory::give_back();
     init_log();
@@ -81,7 +80,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     let config = Config::load(path)?;
     gate::check(&config).with_context(|| path.display().to_string())?;
     let doubts = config.doubts().chain(gate::doubts(&config)?);
-    doubts.for_each(|doubt| eprintln!("warning: {}: {doubt}", path.display()));
+    doubts.for_each(|doubt| logging::print(&format!("warning: {}: {doubt}", path.display())));
     Ok(config)
 }
 
@@ -90,14 +89,13 @@ fn check(path: &Path, files: bool) -> anyhow::Result<()> {
     if files {
         check_files(&config).with_context(|| path.display().to_string())?;
     }
-    println!(
+    out::print(&format!(
         "{}: {} listeners, {} routes, {} backends: good",
         path.display(),
         config.listeners.len(),
         config.routes.len(),
         config.backends.len()
-    );
-    Ok(())
+    ))
 }
 
 /// Reads the files that a configuration names, and makes of them what a gate does.
@@ -115,14 +113,13 @@ fn run_echo(listen: std::net::SocketAddr) -> anyhow::Result<()> {
         .block_on(async {
             let listener =
                 tokio::net::TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
-            println!("echo server on {}", listener.local_addr()?);
+            out::print(&format!("echo server on {}", listener.local_addr()?))?;
             echo::serve(listener, echo::Options::default()).await
         })
         .map(|never| match never {})
 }
 
-/// Log lines go to standard error; `RUST_LOG` chooses which (default: info). With debug, the kernel program's own
-/// lines are among them.
+/// `RUST_LOG` chooses which lines there are (default: info). With debug, the kernel program's own are among them.
 fn init_log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // At debug level, h2 writes down targets, which may hold tokens.
@@ -130,8 +127,7 @@ fn init_log() {
     let dns = ["hickory_net=error", "hickory_proto=error", "hickory_resolver=error"];
     let quiet = ["aya_obj=warn", "aya=warn", "hyper=info", "h2=info", "rustls=info"].into_iter().chain(dns);
     let filter = quiet.filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
-    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
+    logging::init(filter);
 }
 
 #[cfg(test)]

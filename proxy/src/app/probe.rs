@@ -1,7 +1,10 @@
 //! `sluice probe`.
 
+use std::fmt;
+
 use serde::Serialize;
 
+use super::out;
 use crate::config::{Config, EngineChoice};
 use crate::handoff::{Engine, WhyNot};
 use crate::keeper;
@@ -59,12 +62,7 @@ struct SuiteRow {
 /// The limit on open files cannot be read.
 pub(super) fn print(json: bool) -> anyhow::Result<()> {
     let report = find()?;
-    if json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        report.print();
-    }
-    Ok(())
+    out::print(&if json { serde_json::to_string(&report)? } else { report.to_string() })
 }
 
 fn find() -> anyhow::Result<Report> {
@@ -110,21 +108,25 @@ impl SuiteRow {
     }
 }
 
-impl Report {
-    fn print(&self) {
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held = self.capabilities.iter().map(|(name, held)| format!("{name} {}", if *held { "yes" } else { "no" }));
-        println!("kernel        {}", self.kernel);
-        println!("capabilities  {}", held.collect::<Vec<_>>().join(", "));
-        println!("open files    {}: up to {} pairs", self.open_files, self.pairs);
-        println!("sockmap       {}", self.sockmap.text("a trial pair carried its bytes both ways"));
+        writeln!(f, "kernel        {}", self.kernel)?;
+        writeln!(f, "capabilities  {}", held.collect::<Vec<_>>().join(", "))?;
+        writeln!(f, "open files    {}: up to {} pairs", self.open_files, self.pairs)?;
+        writeln!(f, "sockmap       {}", self.sockmap.text("a trial pair carried its bytes both ways"))?;
         let change = if self.ktls.rekey { "keys can be changed" } else { "keys cannot be changed" };
-        println!("ktls          {}", self.ktls.usable.text(&format!("trial connections carried records; {change}")));
+        writeln!(
+            f,
+            "ktls          {}",
+            self.ktls.usable.text(&format!("trial connections carried records; {change}"))
+        )?;
         for row in self.ktls.suites.iter().filter(|_| self.ktls.usable.usable) {
             let armed = row.why.as_deref().map_or("yes".into(), |why| format!("no: {why}"));
-            println!("              {} {:<17} {armed}", row.version, row.cipher);
+            writeln!(f, "              {} {:<17} {armed}", row.version, row.cipher)?;
         }
         let choose = |usable: &Usable, best: Engine| if usable.usable { best } else { Engine::Copy }.label();
-        println!("plain pairs   {}", choose(&self.sockmap, Engine::Sockmap));
-        println!("TLS pairs     {}", choose(&self.ktls.usable, Engine::Ktls));
+        writeln!(f, "plain pairs   {}", choose(&self.sockmap, Engine::Sockmap))?;
+        write!(f, "TLS pairs     {}", choose(&self.ktls.usable, Engine::Ktls))
     }
 }

@@ -1,6 +1,7 @@
 //! What a route changes in the requests and answers that pass.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ pub enum Rewrite {
 
 /// Changes of header fields, made last: first `remove`, then `set`, then `add`. What HTTP itself or the WebSocket
 /// handshake needs cannot be changed: hop-by-hop fields, Content-Length, Expect, Sec-WebSocket-*, Proxy-Status.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {
     /// Fields that get this value, whatever they had. In a request also `host`, for backends that want their own.
@@ -31,4 +32,12 @@ pub struct HeaderEdits {
     pub add: BTreeMap<String, String>,
     /// Names of fields that are taken away, however many there are. None.
     pub remove: Vec<String>,
+}
+
+impl fmt::Debug for HeaderEdits {
+    /// Without the values, which may be passwords for a backend.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [set, add] = [&self.set, &self.add].map(|fields| fields.keys().collect::<Vec<_>>());
+        f.debug_struct("HeaderEdits").field("set", &set).field("add", &add).field("remove", &self.remove).finish()
+    }
 }

@@ -14,12 +14,12 @@ pub enum ConfigError {
         reason: std::io::Error,
     },
     /// It is not TOML, or a key or value is not known.
-    #[error("{name}: {}", readable(reason))]
+    #[error("{name}: {what}")]
     Parse {
         /// The file.
         name: String,
         /// The reason, with line and column.
-        reason: Box<toml::de::Error>,
+        what: String,
     },
     /// A file with an error body cannot be used.
     #[error("cannot read the error body {path}: {reason}", path = path.display())]
@@ -54,6 +54,60 @@ const WORDS: [(&str, &str); 12] = [
     ("unknown variant", "unknown value"),
     ("invalid socket address syntax", "it is no address and port, such as \"127.0.0.1:9900\""),
 ];
+
+/// Words that stand beside what nobody but the operator may read, in lower case. `headers`: fields that a route sets may be
+/// a backend's passwords.
+const SECRET: [&str; 10] =
+    ["headers", "authorization", "bearer", "cookie", "token", "secret", "passw", "api-key", "apikey", "private key"];
+
+impl ConfigError {
+    /// Says what is wrong with the text of a file. A line that may hold a secret is shown up to its first `=`.
+    pub(super) fn parse(name: &str, text: &str, reason: &toml::de::Error) -> Self {
+        let what = if may_hold_secret(text, reason) { veiled(&readable(reason)) } else { readable(reason) };
+        Self::Parse { name: name.into(), what }
+    }
+}
+
+/// Whether the wrong place may be a secret, by the line that it is on and the table that it is in.
+fn may_hold_secret(text: &str, error: &toml::de::Error) -> bool {
+    let span = error.span().unwrap_or(0..text.len());
+    let begin = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
+    let end = text.get(span.end..).and_then(|behind| behind.find('\n')).map_or(text.len(), |at| span.end + at);
+    let before = text.get(..begin).unwrap_or_default();
+    let table = before.lines().rev().find(|line| line.trim_start().starts_with('[')).unwrap_or_default();
+    let place = format!("{table}\n{}", text.get(begin..end).unwrap_or(text)).to_lowercase();
+    SECRET.iter().any(|word| place.contains(word))
+}
+
+/// A message without the values of its line: neither where the line is shown, nor where the wrong value is named, which
+/// comes first of what is in quotes.
+fn veiled(message: &str) -> String {
+    let mut lines = Vec::new();
+    for line in message.lines() {
+        let shown = line.split_once(" | ").filter(|(number, _)| number.trim().parse::<u64>().is_ok());
+        let line = match shown {
+            Some((number, source)) => {
+                format!("{number} | {} …", source.split('=').next().unwrap_or_default().trim_end())
+            }
+            None => unquoted(line),
+        };
+        lines.push(line);
+    }
+    lines.join("\n")
+}
+
+/// A line without what its first quotes hold.
+fn unquoted(line: &str) -> String {
+    let Some((before, quoted)) = line.split_once('"') else { return line.to_owned() };
+    let mut escaped = false;
+    let end = quoted.char_indices().find(|(_, c)| {
+        let ends = *c == '"' && !escaped;
+        escaped = *c == '\\' && !escaped;
+        ends
+    });
+    let behind = end.and_then(|(at, _)| quoted.get(at..)).unwrap_or("\"");
+    format!("{before}\"…{behind}")
+}
 
 /// The line and what is wrong there.
 fn readable(error: &toml::de::Error) -> String {
@@ -112,6 +166,28 @@ mod tests {
             ),
         ] {
             assert!(message(wrong).contains(says), "{wrong}: {}", message(wrong));
+        }
+    }
+
+    #[test]
+    fn a_line_that_may_hold_a_secret_is_not_repeated() {
+        const SECRET: &str = "c2VjcmV0LXNlY3JldA";
+        for wrong in [
+            format!("request_headers = {{ set = {{ Authorization = \"Bearer {SECRET} }} }}"),
+            format!("request_headers = {{ set = \"Authorization: {SECRET}\" }}"),
+            format!("request_headers = {{ set = {{ X-Key = [\"{SECRET}\"] }} }}"),
+            format!("[route.request_headers.set]\nX-Key = {{ a = \"{SECRET}\" }}"),
+            format!("[route.request_headers.set]\nX-Key = \"{SECRET}"),
+            format!("[route.request_headers]\nset = \"\"\"\n{SECRET}\n\"\"\""),
+            format!("[[auth]]\nname = \"a\"\njwt = {{ secret = [\"{SECRET}\"] }}"),
+            format!("[[auth]]\nname = \"a\"\njwt = {{ secret = \"{SECRET}"),
+            format!("token = \"{SECRET}\""),
+        ] {
+            let said = message(&wrong);
+            let windows = SECRET.as_bytes().windows(8).map(|window| std::str::from_utf8(window).unwrap());
+            let shown = windows.into_iter().find(|window| said.contains(window));
+            assert_eq!(shown, None, "{wrong}\n{said}");
+            assert!(said.starts_with("test.toml: line "), "{said}");
         }
     }
 }

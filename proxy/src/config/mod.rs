@@ -169,8 +169,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`], except for reading.
     pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
-            .map_err(|reason| ConfigError::Parse { name: name.into(), reason: Box::new(reason) })?;
+        let config: Self = toml::from_str(text).map_err(|reason| ConfigError::parse(name, text, &reason))?;
         config.check(name)?;
         Ok(config)
     }

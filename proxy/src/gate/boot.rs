@@ -44,7 +44,7 @@ pub(super) async fn receive(receiver: &mut Receiver<'_>) -> anyhow::Result<Optio
             ToGate::Admin => equipment.admin = Some(only(fds).context("the admin listener's message")?),
             ToGate::Held => equipment.held = memory::read(fds).context("cannot read what the keeper holds")?,
             ToGate::Start => return Ok(Some(equipment)),
-            other => bail!("the keeper sent {other:?} before Start"),
+            other => bail!("the keeper sent {} before Start", other.name()),
         }
     }
     Ok(None)

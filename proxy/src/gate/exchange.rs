@@ -55,6 +55,8 @@ pub(super) struct Finished<S> {
 pub(super) enum NoRequest<S> {
     /// To be answered on the stream, which hyper has not written to.
     Refused(S, Refusal),
+    /// Not one byte has come in time.
+    Unused(S),
     /// hyper has answered it already: it came behind other requests, whose answers are not for us to wait for.
     Answered(S, Refusal),
     /// The client is done, or has been silent for longer than an idle connection is kept.
@@ -125,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             Ok(Ok(asked)) => Ok(self.asked(asked)),
             Ok(Err(None)) => Err(NoRequest::Gone),
             Ok(Err(Some(error))) => Err(self.unread(&error)),
+            Err(_) if self.shared.read.load(Ordering::Relaxed) == 0 => Err(NoRequest::Unused(self.into_stream())),
             Err(_) => Err(NoRequest::Refused(self.into_stream(), Refusal::HeadTimeout)),
         }
     }

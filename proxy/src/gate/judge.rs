@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 
 use super::handshake::{Caller, Opening, Plain, Target, Visitor, asks_for_websocket};
-use super::policy::{Asker, Routes, Rule, Subject};
+use super::policy::{Asker, Routes, Rule, Subject, Way};
 use super::refusal::Refusal;
 
 /// A request that may go on.
@@ -62,6 +62,12 @@ impl<'a> Verdict<'a> {
         let target = rule.target(sent, &kind.target().path)?;
         Ok(Self { rule, kind, target })
     }
+}
+
+/// The route that would serve a request, for the log: one that was refused may not have come so far.
+pub(super) fn way(routes: &Routes, head: &Parts, visitor: &Visitor) -> Option<Way> {
+    let target = Target::read(head, visitor).ok()?;
+    Some(routes.find(&Subject::new(head, &target)).ok()?.way)
 }
 
 impl Verdict<'_> {

@@ -9,6 +9,7 @@ mod balance;
 mod boot;
 mod carrier;
 mod carry;
+mod conclude;
 mod control;
 mod cookies;
 mod dial;
@@ -70,17 +71,16 @@ use self::listen::Port;
 use self::pages::Pages;
 use self::policy::Routes;
 use self::pool::Pool;
-use self::refusal::Outcome;
 use self::seats::Seats;
-use self::session::Note;
 use self::slots::Slots;
 use self::source::Sources;
 use self::tls::Arming;
 use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::files::FileRole;
-use crate::handoff::stats::{CARRIED, Stats};
+use crate::handoff::stats::{CARRIED, Process, Stats};
 use crate::handoff::{ConnId, CookieKey, Engine, Held, MAX_MESSAGE, Tally, ToGate, ToKeeper, WhyNot};
 use crate::ktls::Ability;
+use crate::logging;
 use crate::observe::{self, Admin, Backends, Certificates, OfGate, Snapshots};
 
 /// Threads that move handshakes and TLS bytes. Two: handshakes are rare, and plain frames never come here.
@@ -190,6 +190,8 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let Some(equipment) = boot::receive(&mut receiver).await? else { return Ok(()) };
     let Equipment { hello, stats, listeners, files, held, admin } = equipment;
     let stats = Arc::new(stats);
+    let counted = stats.clone();
+    logging::count_into(move |lines| counted.count_lost_lines(Process::Gate, lines));
     let loaded = Loaded::make(&hello.config, &files, None)?;
     let certificates = Certificates::default();
     certificates.set(loaded.certificates(&hello.config));
@@ -293,7 +295,7 @@ async fn listen_to_keeper(receiver: &mut Receiver<'_>, gate: &Arc<Gate>, snapsho
             ToGate::Snapshot { request } => snapshots.arrived(request, packet.fds),
             ToGate::Files { roles } => changed.take(roles, packet.fds)?,
             ToGate::Reload { reload } => files::reload(gate, std::mem::take(&mut changed), reload).await?,
-            other => tracing::warn!(?other, "the keeper sent what a running gate does not expect"),
+            other => tracing::warn!(sent = other.name(), "the keeper sent what a running gate does not expect"),
         }
     }
     tracing::debug!("the keeper has closed the control socket: the gate ends");
@@ -319,20 +321,6 @@ async fn ask_for_snapshots(control: Arc<Control>, mut requests: mpsc::Receiver<u
 impl Gate {
     fn next_id(&self) -> ConnId {
         ConnId(self.last_id.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
-    }
-
-    /// Counts and logs how a handshake ended.
-    fn conclude(&self, note: &Note, outcome: Outcome) {
-        self.stats.count_handshake(outcome.index());
-        let (conn, client, listener) = (note.id, note.client, note.listener);
-        match outcome {
-            Outcome::Refused(refusal) => {
-                let status = refusal.status();
-                let (status, reason, why) = (status.as_u16(), refusal.reason(), refusal.text());
-                tracing::info!(%conn, %client, listener, status, reason, why, "refused");
-            }
-            other => tracing::debug!(%conn, %client, listener, outcome = ?other, "handshake over"),
-        }
     }
 
     /// Pairs of the keeper have ended: what they have held is free.

@@ -14,6 +14,8 @@ pub(super) enum NoHeader {
     Gone,
     /// What it sent is none, or did not come in time.
     Malformed,
+    /// Not one byte has come in time.
+    Silent,
 }
 
 /// Reads the header that a connection begins with. `None`: it says nothing of the client.
@@ -22,6 +24,9 @@ pub(super) enum NoHeader {
 /// # Errors
 /// [`NoHeader`].
 pub(super) async fn read(stream: &mut TcpStream, deadline: Instant) -> Result<Option<Ends>, NoHeader> {
+    if timeout_at(deadline, stream.readable()).await.is_err() {
+        return Err(NoHeader::Silent);
+    }
     match timeout_at(deadline, read_all(stream)).await {
         Ok(Ok(Some(ends))) => Ok(ends),
         Ok(Ok(None)) | Err(_) => Err(NoHeader::Malformed),

@@ -245,13 +245,17 @@ pub(super) enum Outcome {
     TlsFailed,
     /// A plain HTTP request has been answered by the backend.
     Forwarded,
+    /// The client has sent nothing in the time that it has for a request head: browsers open such connections, in case that
+    /// they need them.
+    Unused,
     /// We said no.
     Refused(Refusal),
 }
 
 impl Outcome {
     /// Those that are no refusals.
-    const OTHERS: [Self; 5] = [Self::Upgraded, Self::BackendAnswer, Self::ClientGone, Self::TlsFailed, Self::Forwarded];
+    const OTHERS: [Self; 6] =
+        [Self::Upgraded, Self::BackendAnswer, Self::ClientGone, Self::TlsFailed, Self::Forwarded, Self::Unused];
 
     /// The place in the shared counters, below [`RESULTS`].
     pub(super) const fn index(self) -> usize {
@@ -261,6 +265,7 @@ impl Outcome {
             Self::ClientGone => 2,
             Self::TlsFailed => 3,
             Self::Forwarded => 4,
+            Self::Unused => 5,
             Self::Refused(refusal) => refusal.index(),
         }
     }
@@ -273,6 +278,7 @@ impl Outcome {
             Self::ClientGone => ("failed", "client-gone"),
             Self::TlsFailed => ("failed", "tls"),
             Self::Forwarded => ("forwarded", "none"),
+            Self::Unused => ("failed", "unused"),
             Self::Refused(refusal) if refusal.status().is_server_error() => ("failed", refusal.reason()),
             Self::Refused(refusal) => ("refused", refusal.reason()),
         }

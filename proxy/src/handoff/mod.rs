@@ -233,7 +233,7 @@ impl Facts {
 
 /// A pair whose handshakes are done on both sides, and whose TLS keys, if it has any, are in the kernel. Two descriptors
 /// go with it: the client's socket, then the backend's.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct NewPair {
     /// What is known of it.
     pub facts: Facts,
@@ -243,6 +243,14 @@ pub struct NewPair {
     pub to_client: Vec<u8>,
     /// What goes with a socket that has TLS keys: the client's, then the backend's.
     pub tls: [Option<Leg>; 2],
+}
+
+impl std::fmt::Debug for NewPair {
+    /// Without what the sides have sent.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lengths = [&self.to_backend, &self.to_client].map(Vec::len);
+        f.debug_struct("NewPair").field("facts", &self.facts).field("leftovers", &lengths).finish_non_exhaustive()
+    }
 }
 
 /// From the keeper to the gate.
@@ -289,6 +297,25 @@ pub enum ToGate {
         /// The number from the request.
         request: u64,
     },
+}
+
+impl ToGate {
+    /// What it is, without what it says: a configuration may hold passwords for backends.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::Listener { .. } => "Listener",
+            Self::Files { .. } => "Files",
+            Self::Admin => "Admin",
+            Self::Held => "Held",
+            Self::Start => "Start",
+            Self::Reload { .. } => "Reload",
+            Self::Closed { .. } => "Closed",
+            Self::Snapshot { .. } => "Snapshot",
+            Self::Ping { .. } => "Ping",
+        }
+    }
 }
 
 /// What a new gate must know.

@@ -25,6 +25,35 @@ const PAGE: u64 = 4096;
 const CLIENTS: u32 = RESULTS as u32;
 const FORGOTTEN: u32 = CLIENTS + 1;
 
+/// Behind them: log lines that were lost, by [`Process`].
+const LOST_LINES: u32 = FORGOTTEN + 1;
+
+/// How many numbers there are in all.
+const NUMBERS: usize = LOST_LINES as usize + Process::ALL.len();
+
+/// The processes that Sluice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// The one that relays.
+    Keeper,
+    /// The one that strangers speak to.
+    Gate,
+}
+
+impl Process {
+    /// Both, in the order of their values.
+    pub const ALL: [Self; 2] = [Self::Keeper, Self::Gate];
+
+    /// The value of the `process` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Keeper => "keeper",
+            Self::Gate => "gate",
+        }
+    }
+}
+
 /// The mapped counters.
 pub struct Stats {
     /// Results of handshakes, and what is behind them.
@@ -53,7 +82,7 @@ impl Stats {
     /// It cannot be mapped.
     pub fn open(file: impl AsFd) -> io::Result<Self> {
         Ok(Self {
-            handshakes: MappedArray::map(&file, 0, RESULTS + 2)?,
+            handshakes: MappedArray::map(&file, 0, NUMBERS)?,
             carried: MappedArray::map(&file, PAGE, CARRIED as usize)?,
         })
     }
@@ -81,6 +110,17 @@ impl Stats {
     #[must_use]
     pub fn clients(&self) -> [u64; 2] {
         [self.handshakes.read(CLIENTS), self.handshakes.read(FORGOTTEN)]
+    }
+
+    /// Log lines of a process were lost.
+    pub fn count_lost_lines(&self, process: Process, lines: u64) {
+        self.handshakes.atomic(LOST_LINES + process as u32, 0).fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Log lines that were lost, by [`Process::ALL`].
+    #[must_use]
+    pub fn lost_lines(&self) -> [u64; Process::ALL.len()] {
+        Process::ALL.map(|process| self.handshakes.read(LOST_LINES + process as u32))
     }
 
     /// The counters of a carried pair.

@@ -195,6 +195,10 @@ fn read(named: &[(FileRole, PathBuf)]) -> anyhow::Result<(Vec<OwnedFd>, Vec<Stam
 
 fn copy(path: &Path) -> anyhow::Result<(OwnedFd, Stamp)> {
     let name = path.display();
+    // No name is repeated that is a key.
+    let text = path.as_os_str().as_encoded_bytes();
+    let inline = text.contains(&b'\n') || text.windows(5).any(|window| window == b"-----");
+    anyhow::ensure!(!inline, "a setting that names a file holds a key or certificate itself: put it into a file");
     // A pipe that nobody writes to must not hold the keeper up.
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);

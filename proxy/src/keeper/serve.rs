@@ -19,11 +19,12 @@ use super::reactor::{Reactor, Source};
 use super::relay::Relay;
 use super::watch::SlowTurns;
 use crate::config::Config;
-use crate::handoff::stats::Stats;
+use crate::handoff::stats::{Process, Stats};
 use crate::handoff::wire;
 use crate::handoff::{CookieKey, Found, Held, Hello, MAX_MESSAGE, Tally, ToGate, memory};
 use crate::kernel::Kernel;
 use crate::ktls::Ability;
+use crate::logging;
 use crate::sys::processes;
 use crate::sys::signals::{self, Signals};
 
@@ -75,6 +76,9 @@ impl Keeper {
         kernel: Option<Kernel>,
     ) -> anyhow::Result<Self> {
         let (stats_file, stats) = Stats::create().context("cannot make the shared counters")?;
+        let stats = Arc::new(stats);
+        let counted = stats.clone();
+        logging::count_into(move |lines| counted.count_lost_lines(Process::Keeper, lines));
         let reactor = Reactor::new().context("cannot make an epoll instance")?;
         if let Some(kernel) = &kernel {
             reactor.add(kernel.events_fd(), Source::Events, EventFlags::IN)?;
@@ -91,7 +95,7 @@ impl Keeper {
             paused: false,
             gate_ended: false,
             asked: Asked::new(Instant::now()),
-            carried: Carried::new(Arc::new(stats)),
+            carried: Carried::new(stats),
             found: BTreeMap::new(),
             down: BTreeSet::new(),
             files,

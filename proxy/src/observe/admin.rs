@@ -169,6 +169,7 @@ impl OfGate {
         PageOfGate {
             handshakes,
             clients: self.stats.clients(),
+            lost_lines: self.stats.lost_lines(),
             certificates: self.certificates.rows(),
             backends: (self.backends)(),
         }

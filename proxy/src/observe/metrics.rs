@@ -15,6 +15,7 @@ use proxy_common::scan::{OPCODES, bucket_limit};
 
 use super::{BackendRow, CertificateRow, ServerRow};
 use crate::handoff::close::{CODES, CloseCounts};
+use crate::handoff::stats::Process;
 use crate::handoff::{Engine, Snapshot};
 
 /// What only the gate knows, at one moment.
@@ -24,6 +25,8 @@ pub(super) struct PageOfGate {
     pub(super) handshakes: Vec<(&'static str, &'static str, u64)>,
     /// Clients that are remembered for their limits, and those forgotten.
     pub(super) clients: [u64; 2],
+    /// Log lines that were lost, by [`Process::ALL`].
+    pub(super) lost_lines: [u64; Process::ALL.len()],
     pub(super) certificates: Vec<CertificateRow>,
     pub(super) backends: Vec<BackendRow>,
 }
@@ -188,7 +191,11 @@ impl Page {
         lone_counter(encoder, "sluice_relay_flips", help, self.flips)?;
         let slow = "Turns of the keeper's loop that took 100 ms or longer, during which pairs that it carries waited";
         lone_counter(encoder, "sluice_keeper_slow_turns", slow, self.slow_turns)?;
-        lone_counter(encoder, "sluice_gate_starts", "Gate processes started", self.gate_starts)
+        lone_counter(encoder, "sluice_gate_starts", "Gate processes started", self.gate_starts)?;
+        let lost = Process::ALL.into_iter().zip(self.of_gate.lost_lines);
+        let lost = lost.map(|(process, lines)| ([("process", process.label())], lines));
+        let help = "Log lines that were lost because standard error did not take them";
+        counter(encoder, "sluice_log_lines_lost", help, lost)
     }
 
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

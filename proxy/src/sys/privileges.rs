@@ -46,6 +46,16 @@ pub fn keep_for_keeper() -> io::Result<()> {
     restrict(KEEPER)
 }
 
+/// Gives up all capabilities of the calling thread alone.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn drop_capabilities_of_thread() -> io::Result<()> {
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
 /// Whom the gate runs as, if nobody says otherwise.
 const USERS: [&str; 2] = ["sluice-gate", "nobody"];
 

@@ -54,6 +54,17 @@ impl Signals {
     }
 }
 
+/// Blocks every signal in this thread: those that are for the process go to another one.
+pub fn block_all() {
+    // SAFETY: `sigfillset` writes the set, which lives on this stack; the old mask is not asked for. It fails for no set
+    // that is one.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

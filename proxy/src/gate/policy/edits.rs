@@ -30,7 +30,8 @@ impl Edits {
         let remove = edits.remove.iter().map(|text| free_name(text)).collect::<anyhow::Result<_>>()?;
         let field = |(text, value): (&String, &String), also: fn(&HeaderName) -> bool| {
             let made =
-                HeaderValue::from_str(value).map_err(|_| anyhow!("the value {value:?} of {text:?} is no header value"));
+                // Not repeated: it may be a password for the backend.
+                HeaderValue::from_str(value).map_err(|_| anyhow!("the value of {text:?} is no header value"));
             anyhow::Ok((name(text, also)?, made?))
         };
         // A request has exactly one Host: it can be another one, and no second one.

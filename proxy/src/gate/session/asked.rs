@@ -9,14 +9,15 @@ use tokio::time::Instant;
 use super::Client;
 use super::cors::{Cors, Reader};
 use super::enter::{Entered, Entrance, NotEntered};
+use super::note::Note;
 use super::plain::Plain;
 use super::states::{Admitted, Stopped};
-use super::visit::{Note, Visit};
+use super::visit::Visit;
 use crate::gate::Gate;
 use crate::gate::dial::Errand;
 use crate::gate::exchange::{self, Gone};
 use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
-use crate::gate::judge::{Kind, Verdict};
+use crate::gate::judge::{self, Kind, Verdict};
 use crate::gate::limit::Denied;
 use crate::gate::policy::{Rule, Subject, Way};
 use crate::gate::pool::Purpose;
@@ -83,6 +84,7 @@ impl HeadRead {
     pub(super) async fn judge(mut self, gate: &Arc<Gate>, note: &mut Note) -> Result<Judged, Stopped> {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
         note.client = visitor.client;
+        note.begin(&self.head);
         let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted, key: None };
         let mut cors = Cors::of(&self.head.headers);
         let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {
@@ -97,19 +99,16 @@ impl HeadRead {
                 let subject = Subject::new(&self.head, verdict.kind.target());
                 let fleet = gate.fleet(verdict.rule.way.backend);
                 let key = fleet.and_then(|fleet| fleet.key(visitor.client.ip(), &subject));
-                self.enter(gate, &visitor, From { key, ..from }, verdict, (cors, *note)).await
+                note.detail().way = Some(verdict.rule.way);
+                self.enter(gate, &visitor, From { key, ..from }, verdict, (cors, note)).await
             }
             Err(Denied { refusal, wait }) => {
                 note.wait = wait;
-                let Self { visit, client, head, .. } = self;
-                // Without the query, which may hold a token.
-                let (path, headers) = (head.uri.path(), &head.headers);
-                let (host, origin) = (headers.get(http::header::HOST), headers.get(http::header::ORIGIN));
-                tracing::debug!(conn = %visit.id, path, ?host, ?origin, "not admitted");
+                note.detail().way = judge::way(&gate.routes, &self.head, &visitor);
                 if refusal == Refusal::OriginDenied {
                     cors.reader = Reader::Anybody;
                 }
-                Err(cors.refuse(gate, client, refusal, note, visit.permit))
+                Err(cors.refuse(gate, self.client, refusal, note, self.visit.permit))
             }
         }
     }
@@ -121,7 +120,7 @@ impl HeadRead {
         visitor: &Visitor,
         from: From,
         mut verdict: Verdict<'_>,
-        (cors, note): (Cors, Note),
+        (cors, note): (Cors, &Note),
     ) -> Result<Judged, Stopped> {
         if verdict.rule.auth.is_empty() {
             return Ok(self.pass(gate, visitor, from, verdict, Entered::default(), cors));

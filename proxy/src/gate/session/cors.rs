@@ -7,8 +7,8 @@ use http::header::{
 };
 
 use super::Client;
+use super::note::Note;
 use super::states::Stopped;
-use super::visit::Note;
 use crate::gate::Gate;
 use crate::gate::admission::Permit;
 use crate::gate::exchange;

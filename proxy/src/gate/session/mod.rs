@@ -7,6 +7,7 @@ mod asked;
 mod client;
 mod cors;
 mod enter;
+mod note;
 mod plain;
 mod states;
 mod visit;
@@ -19,8 +20,9 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 pub(super) use asked::Asked;
 pub(super) use client::Client;
+pub(super) use note::Note;
 pub(super) use states::{Accepted, Quiesced};
-pub(super) use visit::{Note, Visit};
+pub(super) use visit::Visit;
 
 use asked::{HeadRead, Judged};
 use states::{Stopped, Up};
@@ -53,7 +55,8 @@ pub(super) fn after(patience: Duration) -> Instant {
 /// Takes a connection through all its states.
 pub(super) async fn run(gate: Arc<Gate>, accepted: Accepted) {
     let visit = &accepted.visit;
-    tracing::debug!(conn = %visit.id, client = %visit.client, listener = visit.listener, "accepted");
+    let listener = gate.listener(visit.listener);
+    tracing::debug!(conn = %visit.id, client = %visit.client, listener, "accepted");
     let unix = visit.client == Peer::Unix;
     let Some(accepted) = introduce(&gate, accepted).await else { return };
     let Some(accepted) = welcome(&gate, accepted).await else { return };
@@ -91,6 +94,10 @@ async fn introduce(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
         }
         Err(NoHeader::Gone) => {
             gate.conclude(&visit.note(), Outcome::ClientGone);
+            None
+        }
+        Err(NoHeader::Silent) => {
+            gate.conclude(&visit.note(), Outcome::Unused);
             None
         }
         Err(NoHeader::Malformed) => {
@@ -146,7 +153,12 @@ async fn begin(gate: &Gate, accepted: Accepted, unix: bool) -> (Up, Speaks) {
 
 async fn secure(gate: &Gate, accepted: Accepted, acceptor: &Acceptor) -> Option<(Up, Speaks)> {
     let Accepted { mut visit, stream } = accepted;
-    let note = visit.note();
+    let mut note = visit.note();
+    // Browsers open connections that they may need, and use them never.
+    if timeout_at(visit.head_by, stream.readable()).await.is_err() {
+        gate.conclude(&note, Outcome::Unused);
+        return None;
+    }
     let session = timeout_at(visit.head_by, tls::accept(stream, acceptor, &gate.arming)).await;
     match session {
         Ok(Ok(Secured { stream, http2, person })) => {
@@ -156,7 +168,7 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &Acceptor) -> Option<
         }
         Ok(Err(NoSession::Gone)) => gate.conclude(&note, Outcome::ClientGone),
         Ok(Err(NoSession::Failed(error, stream))) => {
-            tracing::debug!(conn = %note.id, %error, "no TLS session");
+            note.detail().why = Some(tls::why_no_session(&error));
             gate.conclude(&note, Outcome::TlsFailed);
             linger::close(stream).await;
         }
@@ -164,7 +176,14 @@ async fn secure(gate: &Gate, accepted: Accepted, acceptor: &Acceptor) -> Option<
             gate.conclude(&note, Outcome::Refused(refusal));
             answer_unread(gate, stream, refusal, &note).await;
         }
-        Ok(Err(NoSession::Lost)) | Err(_) => gate.conclude(&note, Outcome::TlsFailed),
+        Ok(Err(NoSession::Lost)) => {
+            note.detail().why = Some("the kernel did not take the keys over".into());
+            gate.conclude(&note, Outcome::TlsFailed);
+        }
+        Err(_) => {
+            note.detail().why = Some("the TLS handshake was not complete in time".into());
+            gate.conclude(&note, Outcome::TlsFailed);
+        }
     }
     None
 }
@@ -176,15 +195,16 @@ async fn live(gate: &Arc<Gate>, up: Up) {
         Err(stopped) => Err(stopped),
         Ok(asked) => requests(gate, asked, &mut note).await,
     };
-    conclude(gate, &note, stopped).await;
+    conclude(gate, note, stopped).await;
 }
 
 /// Takes one request over HTTP/2 through its states. Without a visit there is no room for it.
 pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Asked) {
     let mut note = match &visit {
         Ok(visit) => visit.note(),
-        Err(note) => *note,
+        Err(note) => note.clone(),
     };
+    note.begin(&asked.head);
     let stopped = match visit {
         Err(_) => Err(Stopped::Refused(asked.client, Refusal::Full, None)),
         Ok(visit) => match asked.over_http2(visit) {
@@ -192,7 +212,7 @@ pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Ask
             Err(stopped) => Err(stopped),
         },
     };
-    conclude(&gate, &note, stopped).await;
+    conclude(&gate, note, stopped).await;
 }
 
 /// Deals with a request, and with those behind it on the same connection, until one becomes a pair or is the last.
@@ -200,22 +220,33 @@ async fn requests(gate: &Arc<Gate>, mut asked: HeadRead, note: &mut Note) -> Res
     loop {
         asked = match asked.judge(gate, note).await? {
             Judged::Handshake(admitted) => {
-                return admitted.dial(gate).await?.upgrade(gate).await?.quiesce().await?.relay(gate).await;
+                let dialled = admitted.dial(gate).await?;
+                note.detail().server = dialled.server();
+                return dialled.upgrade(gate).await?.quiesce().await?.relay(gate).await;
             }
-            Judged::Plain(plain) => plain.forward(gate, note).await?.next(gate).await?,
+            Judged::Plain(plain) => {
+                let replied = plain.forward(gate, note).await?;
+                note.end();
+                replied.next(gate).await?
+            }
         }
     }
 }
 
-async fn conclude(gate: &Gate, note: &Note, stopped: Result<(), Stopped>) {
-    let Err(stopped) = stopped else { return gate.conclude(note, Outcome::Upgraded) };
-    if let Some(outcome) = stopped.outcome() {
-        gate.conclude(note, outcome);
+async fn conclude(gate: &Gate, mut note: Note, stopped: Result<(), Stopped>) {
+    let Err(stopped) = stopped else { return gate.conclude(&note, Outcome::Upgraded) };
+    if let Stopped::Answered(_, answer, _) | Stopped::Denied(_, answer, ..) = &stopped {
+        note.detail().status = Some(answer.status());
     }
+    if let Some(outcome) = stopped.outcome() {
+        gate.conclude(&note, outcome);
+    }
+    let note = &note;
     match stopped {
         Stopped::Gone | Stopped::Lost(_) | Stopped::Done(None, _) => {}
         Stopped::Done(Some(stream), _permit) | Stopped::Told(stream, _, _permit) => linger::close(stream).await,
         Stopped::Unread(stream, refusal, _permit) => answer_unread(gate, stream, refusal, note).await,
+        Stopped::Unused(stream, _permit) => answer_unread(gate, stream, Refusal::HeadTimeout, note).await,
         Stopped::Refused(client, refusal, permit) => {
             let _permit = permit.map(Permit::leave_route);
             client.answer(exchange::whole(refusal.answer(note.id, note.wait, &gate.pages))).await;

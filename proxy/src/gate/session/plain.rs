@@ -8,8 +8,9 @@ use http_body_util::BodyExt as _;
 
 use super::asked::{From, HeadRead};
 use super::cors::Cors;
+use super::note::Note;
 use super::states::{Stopped, give, unread};
-use super::visit::{Note, Visit};
+use super::visit::Visit;
 use super::{Client, after};
 use crate::gate::dial::Errand;
 use crate::gate::exchange::{AnswerBody, Gone, NoRequest, Patience};

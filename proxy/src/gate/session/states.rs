@@ -19,6 +19,7 @@ use super::asked::{From, HeadRead};
 use super::enter::Entered;
 use super::visit::Visit;
 use super::{Client, after};
+use crate::config::Address;
 use crate::gate::Gate;
 use crate::gate::admission::Permit;
 use crate::gate::carrier::Carrier;
@@ -108,6 +109,8 @@ pub(super) enum Stopped {
     Lost(Refusal),
     /// Refused before the HTTP library had a request to answer.
     Unread(Stream, Refusal, Permit),
+    /// The client has sent nothing at all in the time that it has for a request head.
+    Unused(Stream, Permit),
     /// Refused by the HTTP library itself, behind plain requests that were answered.
     Told(Stream, Refusal, Permit),
     /// Refused.
@@ -123,6 +126,7 @@ impl Stopped {
     pub(super) fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::Gone => Some(Outcome::ClientGone),
+            Self::Unused(..) => Some(Outcome::Unused),
             Self::Done(..) => None,
             Self::Answered(..) => Some(Outcome::BackendAnswer),
             Self::Lost(refusal)
@@ -156,6 +160,7 @@ pub(super) fn unread(why: NoRequest<Stream>, permit: Permit) -> Stopped {
         NoRequest::Done(stream) => Stopped::Done(Some(stream), permit),
         NoRequest::Answered(stream, refusal) => Stopped::Told(stream, refusal, permit),
         NoRequest::Refused(stream, refusal) => Stopped::Unread(stream, refusal, permit),
+        NoRequest::Unused(stream) => Stopped::Unused(stream, permit),
     }
 }
 
@@ -179,6 +184,11 @@ impl Admitted {
 }
 
 impl Dialled {
+    /// The server, for the log.
+    pub(super) fn server(&self) -> Option<Address> {
+        Some(self.berth.site()?.address.clone())
+    }
+
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
         let Admitted { visit, mut client, keys, from, opening, request, rule, errand, mut entered } = *self.admitted;
         let berth = self.berth;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::after;
+use super::note::Note;
 use crate::gate::Gate;
 use crate::gate::admission::Permit;
 use crate::gate::limit::Denied;
@@ -35,19 +36,9 @@ pub(in crate::gate) struct Visit {
     pub(in crate::gate) let_in: bool,
 }
 
-/// What a log line says of a connection.
-#[derive(Clone, Copy)]
-pub(in crate::gate) struct Note {
-    pub(in crate::gate) id: ConnId,
-    pub(in crate::gate) client: Peer,
-    pub(in crate::gate) listener: u16,
-    /// Seconds until it is worth to try again, if it is refused; 0: not known.
-    pub(in crate::gate) wait: u32,
-}
-
 impl Visit {
     pub(in crate::gate) fn note(&self) -> Note {
-        Note { id: self.id, client: self.client, listener: self.listener, wait: 0 }
+        Note { id: self.id, client: self.client, listener: self.listener, wait: 0, detail: None }
     }
 
     /// Lets a client in, as far as what it asks for does not matter, or one more request of it.
@@ -68,7 +59,7 @@ impl Visit {
     /// There is no room for it.
     pub(in crate::gate) fn stream(&mut self, gate: &Gate) -> Result<Self, Note> {
         let note = Note { id: gate.next_id(), ..self.note() };
-        let permit = gate.admission.try_permit().ok_or(note)?;
+        let Some(permit) = gate.admission.try_permit() else { return Err(note) };
         let now = Instant::now();
         Ok(Self {
             id: note.id,

@@ -40,7 +40,8 @@ impl Roots {
         }
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
-            tracing::debug!(%error, "a root certificate of the system cannot be read");
+            // Its own words may repeat what a file holds.
+            tracing::debug!(why = error.context, "a root certificate of the system cannot be read");
         }
         let mut roots = RootCertStore::empty();
         let (taken, _) = roots.add_parsable_certificates(found.certs);

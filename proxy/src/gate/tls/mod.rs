@@ -17,12 +17,13 @@ mod records;
 mod server;
 mod session;
 mod user;
+mod why;
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub(super) use arm::Arming;
@@ -32,6 +33,7 @@ pub(super) use kernel::KernelTls;
 pub(super) use person::{CLIENT_CERT, CLIENT_CERT_SUBJECT, Person};
 pub(super) use server::{Acceptor, NoSession, Secured, accept};
 pub(super) use user::UserTls;
+pub(super) use why::why_no_session;
 
 /// What is spoken inside of TLS, as ALPN calls it (RFC 7301 §6).
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -45,9 +47,10 @@ const HTTP_2: &[u8] = b"h2";
 /// There is none, or something that is no PEM.
 fn certificates(pem: &[u8], name: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let name = name.display();
-    let chain = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<Vec<_>, _>>()
-        .with_context(|| format!("{name}: cannot read the certificate: it must be PEM, the leaf first"))?;
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(|error| {
+        let why = why_no_pem(&error);
+        anyhow!("{name}: cannot read the certificate: it must be PEM, the leaf first, and {why}")
+    })?;
     anyhow::ensure!(!chain.is_empty(), "{name}: there is no certificate in it: it must be PEM, the leaf first");
     Ok(chain)
 }
@@ -57,8 +60,25 @@ fn certificates(pem: &[u8], name: &Path) -> anyhow::Result<Vec<CertificateDer<'s
 /// # Errors
 /// There is none, or one that is encrypted.
 fn private_key(pem: &[u8], name: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(pem)
-        .with_context(|| format!("{}: cannot read the private key: it must be PEM, not encrypted", name.display()))
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| {
+        let (name, why) = (name.display(), why_no_pem(&error));
+        anyhow!("{name}: cannot read the private key: it must be PEM, not encrypted, and {why}")
+    })
+}
+
+/// What is wrong with a PEM file (RFC 7468), in words of our own: those of the library repeat what the file holds, which
+/// may be a private key.
+fn why_no_pem(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::NoItemsFound => "there is no such block in it",
+        pem::Error::MissingSectionEnd { .. } => "a block has a BEGIN line and no END line with the same name",
+        pem::Error::IllegalSectionStart { .. } => {
+            "a BEGIN line does not end in five dashes: perhaps its line breaks are missing"
+        }
+        pem::Error::Base64Decode(_) => "what is between a BEGIN and an END line is no base64",
+        pem::Error::SectionTooLarge => "a block is too large",
+        _ => "it is none",
+    }
 }
 
 /// The authorities of a PEM file; `name` stands for it in messages.
