@@ -19,6 +19,7 @@ use super::session::{self, Accepted, Visit, after};
 use super::unix;
 use crate::handoff::{Peer, canonical};
 use crate::sys::clock::epoch_ms;
+use crate::sys::socket;
 use crate::sys::watch::watch;
 
 /// How long to wait when files are short: they come back as connections end, which nothing tells us of.
@@ -76,8 +77,8 @@ impl Port {
                     Peer::Unix => unix::stream(socket)?,
                     Peer::Inet(_) => {
                         let stream = std::net::TcpStream::from(socket);
-                        // A handshake is small messages that wait for each other.
-                        stream.set_nodelay(true)?;
+                        // A handshake is small messages that wait for each other, too.
+                        socket::prepare_for_messages(&stream)?;
                         TcpStream::from_std(stream)?
                     }
                 };

@@ -24,6 +24,7 @@ use super::stream::Stream;
 use super::tls::{self, Arming, Connector};
 use super::unix;
 use crate::config::{Address, Limits};
+use crate::sys::socket;
 
 /// A connection that hyper speaks on, as long as somebody polls it.
 pub(super) type Connection<B, S = Stream> = http1::Connection<TokioIo<S>, B>;
@@ -119,7 +120,7 @@ impl Dialling<'_> {
             let mut stream = match server {
                 Address::Inet(address) => {
                     let stream = self.sources.connect(*address).await?;
-                    stream.set_nodelay(true)?;
+                    socket::prepare_for_messages(&stream)?;
                     stream
                 }
                 Address::Unix(path) => unix::connect(path).await?,

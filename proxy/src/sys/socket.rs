@@ -15,6 +15,17 @@ pub fn is_unix(socket: impl AsFd) -> bool {
     sockopt::socket_domain(socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
 }
 
+/// Makes a TCP socket fit for messages that are relayed: small ones leave at once (TCP_NODELAY), and urgent data stays in
+/// the stream (SO_OOBINLINE; RFC 6093 §4), where the kernel takes its last byte out of it otherwise.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn prepare_for_messages(socket: impl AsFd) -> io::Result<()> {
+    let socket = socket.as_fd();
+    sockopt::set_tcp_nodelay(socket, true)?;
+    Ok(sockopt::set_socket_oobinline(socket, true)?)
+}
+
 /// Bytes that the peer of this TCP socket has acknowledged since the connection began (`tcpi_bytes_acked`).
 ///
 /// # Errors

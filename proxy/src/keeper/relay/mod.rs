@@ -255,9 +255,7 @@ impl Relay {
             // What follows is TCP's. The peer of a Unix socket cannot die without the kernel's telling.
             return Ok(());
         }
-        sockopt::set_tcp_nodelay(socket, true)?;
-        // Urgent data is data (RFC 6093 §4): without this the kernel takes its last byte out of the stream.
-        sockopt::set_socket_oobinline(socket, true)?;
+        socket::prepare_for_messages(socket)?;
         socket::watch_for_death(socket, self.limits.keepalive, self.limits.user_timeout)
     }
 

@@ -3,6 +3,7 @@
 
 mod both_ends;
 mod bytes;
+mod chaos;
 mod craft;
 mod cuts;
 mod ends;
