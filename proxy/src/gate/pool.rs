@@ -6,16 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep};
 
+use super::sender::Sender;
 use crate::config::Address;
 
 /// A request's body on its way to a backend.
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// The sending half of a connection that hyper drives in a task of its own.
-pub(super) type Sender = SendRequest<RequestBody>;
 
 /// A server: the index of its backend, and its address. (Its own index may be another server's by the time that a
 /// connection comes back.)
