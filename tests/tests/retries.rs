@@ -43,6 +43,8 @@ enum Rude {
     HalfAHead,
     /// An answer to the first request, and the end behind the second.
     ClosesBehindSecond,
+    /// The same, behind a half of a head.
+    HalfAHeadBehindSecond,
     /// An answer to the first request, and the end behind that.
     ClosesIdle,
 }
@@ -91,7 +93,7 @@ fn serve(mut stream: &TcpStream, rude: Rude, read: &Mutex<Vec<String>>) {
         stream.read_exact(&mut body).unwrap();
         read.lock().unwrap().push(head.line);
         match rude {
-            Rude::ClosesBehindSecond | Rude::ClosesIdle if !answered => {
+            Rude::ClosesBehindSecond | Rude::HalfAHeadBehindSecond | Rude::ClosesIdle if !answered => {
                 let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
                 answered = true;
                 if rude == Rude::ClosesIdle {
@@ -99,7 +101,9 @@ fn serve(mut stream: &TcpStream, rude: Rude, read: &Mutex<Vec<String>>) {
                 }
             }
             Rude::ResetsBehind => return reset(stream),
-            Rude::HalfAHead => return drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Le")),
+            Rude::HalfAHead | Rude::HalfAHeadBehindSecond => {
+                return drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Le"));
+            }
             _ => return,
         }
     }
@@ -229,13 +233,45 @@ fn there_are_so_many_retries() {
 }
 
 #[test]
-fn on_a_connection_that_was_used_before_nothing_is_repeated_either() {
+fn on_a_connection_that_was_used_before_no_post_is_repeated_either() {
     let bad = Server::start(Rude::ClosesBehindSecond);
     let sluice = start(&[bad.address], "");
     let mut failed = 0;
     for _ in 0..10 {
         let (request, path) = request(false);
         let status = send(&sluice, &request);
+        assert_eq!(bad.times(&path), 1, "{path} was answered with {status}");
+        failed += usize::from(status == 502);
+    }
+    assert!(failed > 0, "no connection was used twice");
+}
+
+/// What means the same however often it is asked, and has no body, is asked once more over a new connection.
+#[test]
+fn a_get_over_such_a_connection_is_answered() {
+    let bad = Server::start(Rude::ClosesBehindSecond);
+    let sluice = start(&[bad.address], "");
+    let mut twice = 0;
+    for number in 0..60 {
+        let method = ["GET", "OPTIONS", "PUT", "DELETE"][number % 4];
+        let path = format!("/twice-{number}-");
+        let status = send(&sluice, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        assert_eq!(status, 200, "{method}");
+        twice += usize::from(bad.times(&path) == 2);
+        assert!(bad.times(&path) <= 2, "{path}");
+    }
+    assert!(twice > 0, "no connection was used twice");
+}
+
+/// Whoever has begun to answer has acted on it.
+#[test]
+fn nor_is_a_get_repeated_of_whose_answer_something_has_come() {
+    let bad = Server::start(Rude::HalfAHeadBehindSecond);
+    let sluice = start(&[bad.address], "");
+    let mut failed = 0;
+    for number in 0..10 {
+        let path = format!("/half-{number}-");
+        let status = send(&sluice, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
         assert_eq!(bad.times(&path), 1, "{path} was answered with {status}");
         failed += usize::from(status == 502);
     }

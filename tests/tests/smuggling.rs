@@ -269,10 +269,15 @@ fn an_answer_that_is_too_long_reaches_nobody_wherever_it_is_cut() {
     rig.finish();
 }
 
-/// What a client gets of an answer, up to the end of its connection: the status, and the reason or the body; `cut` if it
-/// can see that there was more; `closed` if there was nothing.
+/// What a client gets of an answer, up to the end of its connection: the statuses of interim answers, the status, and the
+/// reason or the body; `cut` if it can see that there was more; `closed` if there was nothing.
 fn told(client: &mut TcpStream, to_head: bool) -> anyhow::Result<String> {
     let Ok(head) = Head::read(client) else { return Ok("closed".into()) };
+    if (100..200).contains(&head.status()) {
+        let framed = ["content-length", "transfer-encoding"].iter().any(|name| head.field(name).is_some());
+        ensure!(!framed, "an interim answer with a body: {head:?}");
+        return Ok(format!("{} {}", head.status(), told(client, to_head)?));
+    }
     let mut rest = Vec::new();
     let broken = client.read_to_end(&mut rest).is_err();
     let rest = String::from_utf8_lossy(&rest).into_owned();

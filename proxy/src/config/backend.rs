@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::check::is_token;
 use super::schema::{ShortOr, Span, WatchedFile};
 use super::tls::{max_version, min_version};
-use super::{Address, Balance, Check, Ejection, SendProxy, Server, TlsPolicy, TlsVersion, duration, server};
+use super::{Address, Balance, Bound, Check, Ejection, SendProxy, Server, TlsPolicy, TlsVersion, duration, server};
 
 /// A named group of servers.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -43,7 +43,7 @@ pub struct Backend {
     pub queue: Queue,
     /// How many other servers are tried when one cannot be reached. 3: more servers than that are seldom gone at one time,
     /// and a client that has waited for four connects has waited long. Once the request may have been written to a
-    /// server it is never sent again: that server may have acted on it.
+    /// server it is not sent again, but for one case (docs/servers.md): that server may have acted on it.
     #[serde(default = "defaults::retries")]
     #[schemars(extend("x-unit" = "servers"))]
     pub retries: u32,
@@ -51,11 +51,12 @@ pub struct Backend {
     /// server; several have as many each. None: the one that the system chooses.
     #[serde(default)]
     pub source: Vec<IpAddr>,
-    /// Connections to a server that plain HTTP requests have used are kept for the next ones for this long. 4 s: less
-    /// than the 5 s after which Node.js closes them, perhaps at the very moment at which a request is sent.
-    #[serde(default = "defaults::keep_alive", with = "duration")]
-    #[schemars(with = "Span")]
-    pub keep_alive: Duration,
+    /// Connections to a server that plain HTTP requests have used are kept for the next ones for this long; `"off"`: each
+    /// request has a connection of its own, and says so to the server. 4 s: less than the 5 s after which Node.js closes
+    /// them, perhaps at the very moment at which a request is sent.
+    #[serde(default = "defaults::keep_alive", with = "duration::optional")]
+    #[schemars(with = "Bound")]
+    pub keep_alive: Option<Duration>,
     /// With it, a client comes back to the server that it was on, by a cookie. None: a WebSocket stays on its server
     /// anyway, and who needs no cookie should get none.
     #[serde(default)]
@@ -231,8 +232,9 @@ impl BackendTls {
 mod defaults {
     use std::time::Duration;
 
-    pub(super) fn keep_alive() -> Duration {
-        Duration::from_secs(4)
+    #[expect(clippy::unnecessary_wraps, reason = "it is the setting's type")]
+    pub(super) fn keep_alive() -> Option<Duration> {
+        Some(Duration::from_secs(4))
     }
 
     pub(super) fn retries() -> u32 {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -25,8 +25,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::client_io::{Arriving, ClientIo, ClientSide};
 use super::front::Front;
-use super::refusal::Refusal;
+use super::interim::{Interim, Interims};
+use super::patience::{Patience, Wait};
+use super::refusal::{Refusal, head_bytes};
 use super::session::after;
 use crate::config::Limits;
 
@@ -40,6 +43,8 @@ pub(super) struct Exchange<S: AsyncRead + AsyncWrite + Unpin> {
     shared: Arc<Shared>,
     /// The request's body, until somebody takes it.
     body: Option<Incoming>,
+    /// The interim answers to the request. HTTP/1.0 does not know them (RFC 9110 §15.2).
+    interims: Option<Interims>,
     answer: Option<oneshot::Sender<Response<AnswerBody>>>,
 }
 
@@ -69,15 +74,6 @@ pub(super) enum NoRequest<S> {
 #[derive(Debug)]
 pub(super) struct Gone;
 
-/// How long a client may take to send its next request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// Until its first byte.
-    pub(super) idle: Duration,
-    /// From there to the end of its head.
-    pub(super) head: Duration,
-}
-
 type Asked = (Request<Incoming>, oneshot::Sender<Response<AnswerBody>>);
 
 /// What hyper's connection and its driver both know.
@@ -88,6 +84,7 @@ struct Shared {
     open: AtomicBool,
     /// An answer is under way.
     answering: AtomicBool,
+    client: ClientSide,
     /// Bytes that have been read.
     read: AtomicU64,
     /// The longest head, in bytes.
@@ -111,10 +108,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             // The head's deadline runs from accept, TLS included: `read_head` holds it.
             .header_read_timeout(None)
             .serve_connection(
-                TokioIo::new(Muted { io: Front::new(front, io), shared: shared.clone() }),
+                TokioIo::new(Muted {
+                    io: ClientIo::new(Front::new(front, io), shared.client.clone()),
+                    shared: shared.clone(),
+                }),
                 Hook(shared.clone()),
             );
-        Self { connection: Box::new(connection), shared, body: None, answer: None }
+        let connection = Box::new(connection);
+        Self { connection, shared, body: None, interims: None, answer: None }
     }
 
     /// Reads the first request. Not cancel safe: what was read is lost with `self`.
@@ -142,17 +143,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         response: Response<AnswerBody>,
         patience: Patience,
     ) -> Result<(Self, Parts), NoRequest<S>> {
-        if !self.send(response) {
+        if self.say_interims().await.is_err() || !self.send(response) {
             return Err(NoRequest::Gone);
         }
         let mut wait = Wait::Answer;
         let mut timer = pin!(sleep(Duration::MAX));
         let shared = self.shared.clone();
         let next = poll_fn(|cx| {
-            if let Poll::Ready(asked) = self.poll_head(cx) {
+            if let Poll::Ready(asked) = self.poll_next_head(cx) {
                 return Poll::Ready(Some(asked));
             }
-            if let Some(limit) = wait.advance(&shared, patience) {
+            // The rest of a body, behind its answer, may take as long as the server takes it.
+            let answering = shared.answering.load(Ordering::Relaxed) || shared.client.is_coming(cx);
+            let read = shared.read.load(Ordering::Relaxed);
+            if let Some(limit) = wait.advance(read, answering, patience) {
                 timer.as_mut().reset(after(limit));
             }
             if wait == Wait::Answer {
@@ -176,12 +180,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     fn asked(mut self, (request, answer): Asked) -> (Self, Parts) {
         let (head, body) = request.into_parts();
         (self.answer, self.body) = (Some(answer), Some(body));
+        self.interims = (head.version >= Version::HTTP_11).then(Interims::default);
         (self, head)
     }
 
     /// The body of the request that has come. What is not taken by the time of the answer is not read.
-    pub(super) fn take_body(&mut self) -> Option<Incoming> {
-        self.body.take()
+    pub(super) fn take_body(&mut self) -> Option<Arriving> {
+        self.body.take().map(|body| self.shared.client.body(body))
+    }
+
+    /// Where interim answers to the request may come, if the client knows such: it is given them while something is done on its behalf.
+    pub(super) fn interims(&self) -> Option<Interims> {
+        self.interims.clone()
+    }
+
+    /// From here on a client that ends its direction is of no use: it has gone.
+    pub(super) fn needs_both_directions(&mut self) {
+        self.shared.client.end();
     }
 
     fn into_stream(self) -> S {
@@ -194,6 +209,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             return Poll::Ready(Ok(asked));
         }
         Poll::Ready(Err(ready!(done).err()))
+    }
+
+    /// As [`Self::poll_head`], behind an answer: a client that has ended its direction sends no other request.
+    fn poll_next_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Asked, Option<hyper::Error>>> {
+        let polled = self.poll_head(cx);
+        if polled.is_ready() || !self.shared.client.is_last() {
+            return polled;
+        }
+        Pin::new(&mut *self.connection).graceful_shutdown();
+        self.poll_head(cx)
     }
 
     fn unread(self, error: &hyper::Error) -> NoRequest<S> {
@@ -217,7 +242,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     /// Gives hyper the answer. Whether it still waits for one.
     fn send(&mut self, response: Response<AnswerBody>) -> bool {
-        self.body = None;
+        // What nobody has taken nobody reads.
+        drop(self.take_body());
+        if self.shared.client.is_last() {
+            Pin::new(&mut *self.connection).graceful_shutdown();
+        }
         self.shared.answering.store(true, Ordering::Relaxed);
         let response = response.map(|body| UnsyncBoxBody::new(Watched { body, shared: self.shared.clone() }));
         self.answer.take().is_some_and(|answer| answer.send(response).is_ok())
@@ -229,13 +258,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     /// The client closed or broke; `work` is dropped.
     pub(super) async fn while_there<F: Future>(&mut self, work: F) -> Result<F::Output, Gone> {
         let mut work = pin!(work);
-        poll_fn(|cx| {
+        poll_fn(|cx| match self.poll_interims(cx) {
+            Poll::Ready(Err(gone)) => Poll::Ready(Err(gone)),
+            _ => work.as_mut().poll(cx).map(Ok),
+        })
+        .await
+    }
+
+    /// Gives the client the interim answers that have come.
+    async fn say_interims(&mut self) -> Result<(), Gone> {
+        poll_fn(|cx| self.poll_interims(cx)).await
+    }
+
+    /// Drives the connection. Ready when no interim answer waits.
+    fn poll_interims(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        loop {
             if self.connection.poll_without_shutdown(cx).is_ready() {
                 return Poll::Ready(Err(Gone));
             }
-            work.as_mut().poll(cx).map(Ok)
-        })
-        .await
+            if !self.shared.client.is_quiet() {
+                return Poll::Pending;
+            }
+            let next = self.interims.as_ref().map(|interims| interims.poll_next(cx));
+            let Some(Poll::Ready(Interim { status, headers })) = next else { return Poll::Ready(Ok(())) };
+            let reason = status.canonical_reason().unwrap_or_default();
+            self.shared.client.interject(head_bytes(status, reason, &headers));
+        }
     }
 
     /// Answers, and comes back when the last byte of the answer is in the socket.
@@ -248,6 +296,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         response: Response<AnswerBody>,
         deadline: Instant,
     ) -> Result<Finished<S>, Gone> {
+        timeout_at(deadline, self.say_interims()).await.map_err(|_| Gone)??;
         if !self.send(response) {
             return Err(Gone);
         }
@@ -259,35 +308,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
                 Ok(Finished { io: parts.io.into_inner().io.into_inner(), read_ahead: parts.read_buf })
             }
             _ => Err(Gone),
-        }
-    }
-}
-
-/// What the wait for a next request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wait {
-    /// The answer before it is still being sent.
-    Answer,
-    /// Nothing of it has come, beyond these bytes of what came before.
-    Idle(u64),
-    /// The rest of its head.
-    Head,
-}
-
-impl Wait {
-    /// Looks how far things are. Returns how long the new wait may take, if it is a new one.
-    fn advance(&mut self, shared: &Shared, patience: Patience) -> Option<Duration> {
-        let read = shared.read.load(Ordering::Relaxed);
-        match *self {
-            Self::Answer if !shared.answering.load(Ordering::Relaxed) => {
-                *self = Self::Idle(read);
-                Some(patience.idle)
-            }
-            Self::Idle(before) if read > before => {
-                *self = Self::Head;
-                Some(patience.head)
-            }
-            _ => None,
         }
     }
 }
@@ -318,6 +338,7 @@ impl Body for Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.shared.answering.store(false, Ordering::Relaxed);
+        self.shared.client.answered();
     }
 }
 
@@ -331,6 +352,7 @@ impl Service<Request<Incoming>> for Hook {
 
     fn call(&self, request: Request<Incoming>) -> Answering {
         self.0.open.store(true, Ordering::Relaxed);
+        self.0.client.begin(!request.body().is_end_stream());
         let (sender, receiver) = oneshot::channel();
         *self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, sender));
         Answering(receiver)
@@ -352,10 +374,10 @@ impl Future for Answering {
     }
 }
 
-/// A stream that counts what is read, and swallows what is written before a request has come: hyper's own answers to
-/// heads that it cannot read, which have none of our headers.
+/// A client's stream that counts what is read, and swallows what is written before a request has come: hyper's own answers
+/// to heads that it cannot read, which have none of our headers.
 struct Muted<S> {
-    io: Front<S>,
+    io: ClientIo<S>,
     shared: Arc<Shared>,
 }
 

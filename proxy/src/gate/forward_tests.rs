@@ -1,12 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use http_body_util::StreamBody;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::*;
+use crate::config::Limits;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const PIECE: &[u8] = b"a piece of the body";
@@ -16,9 +16,7 @@ type Pieces = mpsc::UnboundedSender<io::Result<Frame<Bytes>>>;
 /// A connection to a server, whose end this is, with room for so many bytes that it has not read.
 async fn connection(room: usize) -> (Sender, DuplexStream) {
     let (near, far) = duplex(room);
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
-    tokio::spawn(connection);
-    (sender, far)
+    (Sender::begin(near, &Limits::default()).await.unwrap(), far)
 }
 
 /// A request whose body is what is sent here, and ends when this is dropped.
@@ -103,4 +101,78 @@ async fn a_server_may_answer_before_the_body_has_ended() {
     };
     let (answer, ()) = tokio::join!(ask(&mut sender, request, &turns, PATIENCE), serve);
     assert!(answer.is_ok_and(|response| response.status() == StatusCode::PAYLOAD_TOO_LARGE));
+}
+
+/// What stands still behind an answer is given up, and not before.
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_body_goes_on_behind_its_answer_as_long_as_it_moves() {
+    for ends in [true, false] {
+        let (turns, (mut sender, mut server)) = (Turns::new(), connection(1 << 20).await);
+        let (pieces, request) = upload(&turns);
+        send(&pieces);
+        let serve = async {
+            server.read_u8().await.unwrap();
+            server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(ask(&mut sender, request, &turns, PATIENCE), serve);
+        assert!(answer.is_ok());
+        let client = async {
+            for _ in 0..5 {
+                sleep(REST_PATIENCE - Duration::from_millis(1)).await;
+                send(&pieces);
+            }
+            if ends {
+                drop(pieces);
+            } else {
+                sleep(REST_PATIENCE).await;
+            }
+            Instant::now()
+        };
+        let (free, last) = tokio::join!(is_free(&mut sender, &turns, REST_PATIENCE), client);
+        assert_eq!((free, last.elapsed().as_millis() < 10), (ends, true));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_read_although_its_server_closes_behind_it() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut sender = Sender::begin(near, &Limits::default()).await.unwrap();
+    let turns = Turns::new();
+    let (pieces, request) = upload(&turns);
+    send(&pieces);
+    let serve = async {
+        server.read_u8().await.unwrap();
+        server.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\n\r\n").await.unwrap();
+        (server, pieces)
+    };
+    let (answer, (mut server, pieces)) = tokio::join!(ask(&mut sender, request, &turns, PATIENCE), serve);
+    server.write_all(b"said").await.unwrap();
+    // With bytes that nobody has read: a reset follows.
+    drop(server);
+    // Each of them is written, and fails.
+    for _ in 0..100 {
+        let _ended = pieces.send(Ok(Frame::data(Bytes::from_static(PIECE))));
+        tokio::task::yield_now().await;
+    }
+    let body = answer.ok().unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "said");
+}
+
+#[test]
+fn what_may_be_sent_twice() {
+    let whole = |method: Method| Request::builder().method(method).header("x-a", "b").uri("/p");
+    let empty = || RequestBody::new(Empty::new().map_err(|never| match never {}));
+    for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE] {
+        let again = copy(&whole(method.clone()).body(empty()).unwrap()).unwrap();
+        assert_eq!(
+            (again.method(), again.uri().path(), &again.headers()["x-a"]),
+            (&method, "/p", &"b".parse().unwrap())
+        );
+    }
+    for method in [Method::POST, Method::PATCH, Method::from_bytes(b"LOCK").unwrap()] {
+        assert!(copy(&whole(method).body(empty()).unwrap()).is_none());
+    }
+    assert!(copy(&upload(&Turns::new()).1).is_none(), "a body may be sent once");
 }

@@ -282,7 +282,7 @@ async fn handshake_answered(bytes: &[u8]) -> Option<()> {
 
 async fn plain_answered(bytes: &[u8]) -> Option<()> {
     let (stream, _theirs) = said(bytes)?;
-    let (mut sender, connection) = upstream::begin(stream, &SETTING.config.limits).await.ok()?;
+    let (mut sender, connection, _) = upstream::begin(stream, &SETTING.config.limits).await.ok()?;
     let ask = async {
         let answer = sender.send_request(asked("/")).await.ok()?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -1,60 +1,18 @@
 //! Connections to backend servers that plain HTTP requests use one after the other.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep};
 
-use super::idle_check::{IdleChecked, IdleFlag};
-use super::stream::Stream;
-use super::upstream::{self, Failure};
-use crate::config::{Address, Limits};
+use super::sender::Sender;
+use crate::config::Address;
 
 /// A request's body on its way to a backend.
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
-
-/// The sending half of a connection that hyper drives in a task of its own.
-pub(super) type Sender = SendRequest<RequestBody>;
-
-/// A connection for one request after the other.
-pub(super) struct PooledConnection {
-    pub(super) sender: Sender,
-    /// Set while no request is on it.
-    idle: IdleFlag,
-}
-
-impl PooledConnection {
-    /// Begins to speak HTTP/1.1 on a connection, in a task of its own.
-    ///
-    /// # Errors
-    /// As [`upstream::begin`].
-    pub(super) async fn begin(stream: Stream, limits: &Limits) -> Result<Self, Failure> {
-        let idle = IdleFlag::default();
-        let (sender, connection) = upstream::begin(IdleChecked::new(stream, idle.clone()), limits).await?;
-        // Ends with the connection, which ends when its sender and its answer are dropped.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to a backend failed");
-            }
-        });
-        Ok(Self { sender, idle })
-    }
-
-    /// Waits until the last answer is over, and the connection good for another request.
-    ///
-    /// # Errors
-    /// It is not.
-    pub(super) async fn idle(mut self) -> Result<Self, hyper::Error> {
-        poll_fn(|cx| self.sender.poll_ready(cx)).await?;
-        self.idle.set();
-        Ok(self)
-    }
-}
 
 /// What a connection is for. A server that answers one request twice lies about the next one: whose requests strangers
 /// choose must not be able to answer for the service that says who may enter.
@@ -87,32 +45,32 @@ pub(super) struct Pool {
 }
 
 struct Idle {
-    connection: PooledConnection,
+    sender: Sender,
     until: Instant,
 }
 
 impl Idle {
     fn is_good(&self, now: Instant) -> bool {
-        self.connection.sender.is_ready() && self.until > now
+        self.sender.is_ready() && self.until > now
     }
 }
 
 impl Pool {
     /// One to this server that can take a request, the one that was used last.
-    pub(super) fn take(&self, place: &Place) -> Option<PooledConnection> {
+    pub(super) fn take(&self, place: &Place) -> Option<Sender> {
         let (mut idle, now) = (self.idle(), Instant::now());
         let idle = idle.get_mut(place)?;
-        std::iter::from_fn(|| idle.pop()).find(|idle| idle.is_good(now)).map(|idle| idle.connection)
+        std::iter::from_fn(|| idle.pop()).find(|idle| idle.is_good(now)).map(|idle| idle.sender)
     }
 
     /// Keeps one for so long, if there is room.
-    pub(super) fn put(&self, place: Place, connection: PooledConnection, keep: Duration) {
+    pub(super) fn put(&self, place: Place, sender: Sender, keep: Duration) {
         let Some(until) = Instant::now().checked_add(keep) else { return };
         let mut idle = self.idle();
         let all: usize = idle.values().map(Vec::len).sum();
         let idle = idle.entry(place).or_default();
         if idle.len() < MOST && all < MOST_IN_ALL {
-            idle.push(Idle { connection, until });
+            idle.push(Idle { sender, until });
         }
     }
 

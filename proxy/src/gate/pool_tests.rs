@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::future::poll_fn;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
@@ -8,18 +9,20 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 
 use super::*;
+use crate::config::Limits;
+use crate::gate::stream::Stream;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nits";
 const UNASKED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nanother";
 
 /// A connection that has had one request, and the server's end of it. Nothing but a test reads and writes there, and the
 /// event loop learns of what it has written only when the test waits.
-async fn used_once() -> (PooledConnection, TcpStream) {
+async fn used_once() -> (Sender, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let mut server = listener.accept().unwrap().0;
-    let mut connection = PooledConnection::begin(Stream::Plain(stream), &Limits::default()).await.unwrap();
-    let request = connection.sender.send_request(get());
+    let mut connection = Sender::to_server(Stream::Plain(stream), &Limits::default()).await.unwrap();
+    let request = connection.send(get());
     let serve = tokio::task::spawn_blocking(move || {
         read_head(&mut server);
         server.write_all(ANSWER).unwrap();
@@ -27,7 +30,9 @@ async fn used_once() -> (PooledConnection, TcpStream) {
     });
     let (response, server) = tokio::join!(request, serve);
     assert_eq!(body(response.unwrap()).await, "its");
-    (connection.idle().await.unwrap(), server.unwrap())
+    poll_fn(|cx| connection.poll_ready(cx)).await.unwrap();
+    connection.rest();
+    (connection, server.unwrap())
 }
 
 fn get() -> Request<RequestBody> {
@@ -48,8 +53,8 @@ async fn body(response: Response<Incoming>) -> String {
 }
 
 /// Whether a request was given back unsent.
-async fn comes_back(connection: &mut PooledConnection) -> bool {
-    match connection.sender.try_send_request(get()).await {
+async fn comes_back(connection: &mut Sender) -> bool {
+    match connection.send(get()).await {
         Ok(response) => panic!("somebody else's answer: {}", body(response).await),
         Err(mut error) => error.take_message().is_some(),
     }
@@ -83,6 +88,6 @@ async fn a_connection_that_is_quiet_takes_the_next_request() {
         server.write_all(UNASKED).unwrap();
         server
     });
-    let (response, _server) = tokio::join!(connection.sender.send_request(get()), serve);
+    let (response, _server) = tokio::join!(connection.send(get()), serve);
     assert_eq!(body(response.unwrap()).await, "another");
 }

@@ -374,19 +374,25 @@ impl Refusal {
     /// The same answer as bytes, for clients whose request the HTTP library could not read.
     pub(super) fn answer_bytes(self, id: ConnId, wait: u32, pages: &Pages) -> Vec<u8> {
         let response = self.answer(id, wait, pages);
-        let mut out = Vec::with_capacity(512);
         let reason = response.status().canonical_reason().unwrap_or("Error");
-        out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", response.status().as_str()).as_bytes());
-        for (name, value) in response.headers() {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(b"\r\n");
+        let mut out = head_bytes(response.status(), reason, response.headers());
         out.extend_from_slice(response.body());
         out
     }
+}
+
+/// The head of an answer, for where the HTTP library cannot write it.
+pub(super) fn head_bytes(status: StatusCode, reason: &str, headers: &HeaderMap) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).as_bytes());
+    for (name, value) in headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
 }
 
 #[cfg(test)]

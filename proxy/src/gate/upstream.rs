@@ -17,24 +17,26 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::begun::Begun;
 use super::fleet::Berth;
 use super::refusal::Refusal;
 use super::source::Sources;
 use super::stream::Stream;
 use super::tls::{self, Arming, Connector};
 use super::unix;
+use super::wire::{Heard, Wire};
 use crate::config::{Address, Limits};
 use crate::sys::socket;
 
 /// A connection that hyper speaks on, as long as somebody polls it.
-pub(super) type Connection<B, S = Stream> = http1::Connection<TokioIo<S>, B>;
+pub(super) type Connection<S, B> = http1::Connection<TokioIo<Wire<S>>, B>;
 
 /// What a backend says to a handshake.
 pub(super) enum Answer {
     /// 101: not yet checked.
     Switch(Switched),
     /// Anything else, with its body as it comes.
-    Other(Response<Bounded>),
+    Other(Response<Begun<Bounded>>),
 }
 
 impl Answer {
@@ -171,27 +173,29 @@ pub(super) async fn ask(
 ///
 /// # Errors
 /// hyper's own; none is known.
-pub(super) async fn begin<B, S>(
-    stream: S,
+pub(super) async fn begin<S, B>(
+    io: S,
     limits: &Limits,
-) -> Result<(http1::SendRequest<B>, Connection<B, S>), Failure>
+) -> Result<(http1::SendRequest<B>, Connection<S, B>, Heard), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    http1::Builder::new()
+    let (wire, heard) = Wire::new(io);
+    let begun = http1::Builder::new()
         .max_headers(limits.header_count)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)
+        .handshake(TokioIo::new(wire))
+        .await;
+    let (sender, connection) = begun.map_err(broken)?;
+    Ok((sender, connection, heard))
 }
 
 async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Failure> {
-    let (mut sender, mut connection) = begin(stream, limits).await?;
+    let (mut sender, mut connection, _) = begin(stream, limits).await?;
     let response = {
         let mut answer = pin!(sender.send_request(request));
         let mut closed = false;
@@ -209,20 +213,20 @@ async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limit
         return switched(response, connection).await.map(Answer::Switch);
     }
     let left = limits.response_body;
-    Ok(Answer::Other(response.map(|body| Bounded {
-        body,
-        connection: Some(Box::new(connection)),
-        left,
-        cut: Cut::No,
-        _berth: None,
-    })))
+    let (head, body) = response.into_parts();
+    let body = Bounded { body, connection: Some(Box::new(connection)), left, cut: false, _berth: None };
+    let body = Begun::look(body).await.map_err(broken_body)?;
+    Ok(Answer::Other(Response::from_parts(head, body)))
 }
 
-async fn switched(response: Response<Incoming>, mut connection: Connection<Empty<Bytes>>) -> Result<Switched, Failure> {
+async fn switched(
+    response: Response<Incoming>,
+    mut connection: Connection<Stream, Empty<Bytes>>,
+) -> Result<Switched, Failure> {
     // Ends as soon as hyper has seen the 101: the head is read, and nothing is left to write.
     poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(broken)?;
     let parts = connection.into_parts();
-    Ok(Switched { head: response.into_parts().0, io: parts.io.into_inner(), read_ahead: parts.read_buf })
+    Ok(Switched { head: response.into_parts().0, io: parts.io.into_inner().into_inner(), read_ahead: parts.read_buf })
 }
 
 /// What it means that a backend's connection failed with this error.
@@ -248,14 +252,23 @@ pub(super) fn broken(error: hyper::Error) -> Failure {
     Failure::new(refusal, error)
 }
 
+/// What it means that the body of a backend's answer broke before anything of the answer was passed on.
+pub(super) fn broken_body(error: io::Error) -> Failure {
+    use io::ErrorKind::{InvalidData, InvalidInput};
+    let causes = causes(Some(&error)).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let malformed = causes.map(io::Error::kind).any(|kind| matches!(kind, InvalidData | InvalidInput));
+    Failure::new(if malformed { Refusal::BackendProtocol } else { Refusal::BackendClosed }, error)
+}
+
 /// A backend's body, cut at `limits.response_body`. It carries its connection, which moves only when the body is
 /// asked for more: a client that does not read holds back the backend, not our memory.
 pub(super) struct Bounded {
     body: Incoming,
     /// Until it has ended.
-    connection: Option<Box<Connection<Empty<Bytes>>>>,
+    connection: Option<Box<Connection<Stream, Empty<Bytes>>>>,
     left: usize,
-    cut: Cut,
+    /// It is longer than that.
+    cut: bool,
     /// The place on the server that it comes from.
     _berth: Option<Berth>,
 }
@@ -267,32 +280,15 @@ impl Bounded {
     }
 }
 
-/// How far the cutting of a body is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    No,
-    /// What fits has been given; hyper must have a chance to flush it.
-    Flush,
-    Yes,
-}
-
 impl Body for Bounded {
     type Data = Bytes;
     type Error = io::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
-        match this.cut {
-            Cut::No => {}
-            Cut::Flush => {
-                this.cut = Cut::Yes;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+        if this.cut {
             // An error, so that the client sees a message without its end instead of a shorter one.
-            Cut::Yes => {
-                return Poll::Ready(Some(Err(io::Error::other("the body is longer than limits.response_body"))));
-            }
+            return Poll::Ready(Some(Err(io::Error::other("the body is longer than limits.response_body"))));
         }
         if this.connection.as_mut().is_some_and(|connection| connection.poll_without_shutdown(cx).is_ready()) {
             this.connection = None;
@@ -303,7 +299,7 @@ impl Body for Bounded {
             return Poll::Ready(None);
         };
         if data.len() > this.left {
-            this.cut = Cut::Flush;
+            this.cut = true;
             data.truncate(this.left);
         }
         this.left -= data.len();
@@ -311,7 +307,7 @@ impl Body for Bounded {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.cut == Cut::No && self.body.is_end_stream()
+        !self.cut && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -6,7 +6,8 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Uri, response};
+use http::{Extensions, Method, Request, StatusCode, Uri, response};
+use hyper::ext::ReasonPhrase;
 
 use super::{Visitor, asks_for_websocket, grammar};
 use crate::config::Forwarded;
@@ -132,28 +133,60 @@ fn switch(headers: &mut HeaderMap) {
 /// The headers of a backend's answer to a plain request, for the client. The connection is for the HTTP library to speak
 /// of. One Content-Length stands for all: they are alike ([`super::check_framing`]). A 204 has none (RFC 9110 §8.6).
 pub(in crate::gate) fn plain_response(head: &response::Parts) -> HeaderMap {
-    let named = named_hop_by_hop(&grammar::tokens(&head.headers, CONNECTION).unwrap_or_default());
+    let mut headers = passed(&head.headers, head.status != StatusCode::NO_CONTENT);
+    if head.status == StatusCode::UPGRADE_REQUIRED {
+        advertise(&head.headers, &mut headers);
+    }
+    headers
+}
+
+/// The headers of an interim answer, which has no Content-Length (RFC 9110 §8.6).
+pub(in crate::gate) fn interim(headers: &HeaderMap) -> HeaderMap {
+    passed(headers, false)
+}
+
+/// What of a backend's headers goes on to the client. `length`: whether its Content-Length does.
+fn passed(all: &HeaderMap, length: bool) -> HeaderMap {
+    let named = named_hop_by_hop(&grammar::tokens(all, CONNECTION).unwrap_or_default());
     let mut headers = HeaderMap::new();
-    for (name, value) in end_to_end(&head.headers, &named) {
+    for (name, value) in end_to_end(all, &named) {
         if *name != CONTENT_LENGTH {
             headers.append(name, value.clone());
-        } else if head.status != http::StatusCode::NO_CONTENT {
+        } else if length {
             headers.insert(name, value.clone());
         }
     }
     headers
 }
 
+/// Upgrade ends at every hop, but a 426 is nothing without it (RFC 9110 §15.5.22): the client is told what the backend
+/// wants, as an option of this connection (§7.8).
+fn advertise(all: &HeaderMap, headers: &mut HeaderMap) {
+    for protocol in all.get_all(UPGRADE) {
+        headers.append(UPGRADE, protocol.clone());
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Keeps of what the HTTP library knows of a backend's answer the reason phrase alone.
+pub(in crate::gate) fn only_reason(extensions: &mut Extensions) {
+    let reason = extensions.remove::<ReasonPhrase>();
+    extensions.clear();
+    if let Some(reason) = reason {
+        extensions.insert(reason);
+    }
+}
+
 /// The headers of the answer to a handshake. With a 101 the Upgrade is ours; any other answer closes the connection.
 pub(in crate::gate) fn response(head: &response::Parts, status: HeaderValue) -> HeaderMap {
-    let upgraded = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let mut headers = plain_response(head);
     if upgraded {
         // RFC 9110 §8.6: no Content-Length in a 1xx.
         headers.remove(CONTENT_LENGTH);
         switch(&mut headers);
     } else {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.append(CONNECTION, HeaderValue::from_static("close"));
     }
     headers.insert(PROXY_WEBSOCKET_STATUS, status);
     headers

@@ -11,14 +11,20 @@ use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::broken;
 use crate::gate::exchange::AnswerBody;
 
+/// How long the rest of a body is still read, and thrown away, that nobody wants. Then the stream is reset, without an error
+/// (RFC 9113 §8.1): some clients (curl 7.88) lose an answer whose end comes together with that. 1 s: they have read it then.
+const REST: Duration = Duration::from_secs(1);
+
 /// A request's body, as it comes.
 pub(in crate::gate) struct Received {
-    stream: RecvStream,
+    /// Until it is taken.
+    stream: Option<RecvStream>,
     /// What Content-Length says, if it does. The HTTP/2 library sees to it that it is true.
     length: Option<u64>,
 }
@@ -26,12 +32,29 @@ pub(in crate::gate) struct Received {
 impl Received {
     pub(super) fn new(stream: RecvStream, headers: &http::HeaderMap) -> Self {
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { stream, length }
+        Self { stream: Some(stream), length }
     }
 
-    pub(super) fn into_stream(self) -> RecvStream {
-        self.stream
+    pub(super) fn into_stream(mut self) -> Option<RecvStream> {
+        self.stream.take()
     }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        let Some(mut stream) = self.stream.take().filter(|stream| !stream.is_end_stream()) else { return };
+        // There is no runtime when the gate ends, and with it the connection.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { drop(timeout(REST, discard(&mut stream)).await) });
+        }
+    }
+}
+
+async fn discard(stream: &mut RecvStream) -> Result<(), h2::Error> {
+    while let Some(data) = stream.data().await {
+        stream.flow_control().release_capacity(data?.len())?;
+    }
+    Ok(())
 }
 
 impl Body for Received {
@@ -39,16 +62,17 @@ impl Body for Received {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let Some(data) = ready!(self.stream.poll_data(cx)) else { return Poll::Ready(None) };
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let Some(data) = ready!(stream.poll_data(cx)) else { return Poll::Ready(None) };
         let data = data.map_err(broken)?;
-        self.length = self.length.map(|length| length.saturating_sub(data.len() as u64));
         // What hyper has taken it writes before it asks for more: the window moves with the backend's reading.
-        self.stream.flow_control().release_capacity(data.len()).map_err(broken)?;
+        stream.flow_control().release_capacity(data.len()).map_err(broken)?;
+        self.length = self.length.map(|length| length.saturating_sub(data.len() as u64));
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

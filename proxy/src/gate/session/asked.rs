@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::Request;
+use http::header::{HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http_body_util::Empty;
+use hyper::body::Body as _;
 use tokio::time::Instant;
 
 use super::Client;
@@ -20,7 +22,7 @@ use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{self, Kind, Verdict};
 use crate::gate::limit::Denied;
 use crate::gate::policy::{Rule, Subject, Way};
-use crate::gate::pool::Purpose;
+use crate::gate::pool::{Purpose, RequestBody};
 use crate::gate::refusal::Refusal;
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
@@ -160,6 +162,7 @@ impl HeadRead {
             Kind::Plain(plain) => {
                 let (body, last) = (client.take_body(), plain.last);
                 let mut request = headers::request(&head, target, &plain.hop_by_hop, visitor, settings, body);
+                frame(&mut request);
                 let errand = Errand { key: from.key, ..finish(gate, &visit, &rule, &entered, request.headers_mut()) };
                 Judged::Plain(Box::new(Plain { visit, client, keys, scheme, from, request, rule, errand, last, cors }))
             }
@@ -197,6 +200,14 @@ fn finish(gate: &Gate, visit: &Visit, rule: &Rule, entered: &Entered, headers: &
     rule.request_edits.apply(headers);
     let purpose = Purpose::Clients;
     Errand { way: rule.way, purpose, kept, key: None, ends: visit.ends, by: None, id: visit.id }
+}
+
+/// Has a body of unknown length sent in chunks. The HTTP library does so by itself but for methods whose requests mostly
+/// have none: those of GET and HEAD it would leave out.
+fn frame(request: &mut Request<RequestBody>) {
+    if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// When the handshake must be done by this route's limit, which began at the accept as the general one did.

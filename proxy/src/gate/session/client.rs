@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use tokio::time::{Instant, timeout_at};
@@ -39,12 +39,28 @@ impl Client {
     /// The body of its request. What is not taken by the time of the answer is not read.
     pub(super) fn take_body(&mut self) -> RequestBody {
         let body = match self {
-            Self::Http1(exchange) => {
-                exchange.take_body().map(|body| UnsyncBoxBody::new(body.map_err(io::Error::other)))
-            }
+            Self::Http1(exchange) => exchange.take_body().map(UnsyncBoxBody::new),
             Self::Http2(call) => call.take_body().map(UnsyncBoxBody::new),
         };
         body.unwrap_or_else(|| UnsyncBoxBody::new(nothing()))
+    }
+
+    /// Has the client given the interim answers to a request that goes to a backend on its behalf, as they come.
+    pub(super) fn follow<B>(&self, request: &mut Request<B>) {
+        let interims = match self {
+            Self::Http1(exchange) => exchange.interims(),
+            Self::Http2(call) => Some(call.interims()),
+        };
+        if let Some(interims) = interims {
+            interims.follow(request);
+        }
+    }
+
+    /// From here on a client that ends its direction is of no use: it has gone.
+    pub(super) fn needs_both_directions(&mut self) {
+        if let Self::Http1(exchange) = self {
+            exchange.needs_both_directions();
+        }
     }
 
     /// Answers a handshake with its 101, and gives the stream behind it.
@@ -67,7 +83,7 @@ impl Client {
         match self {
             Self::Http1(exchange) => {
                 if let Ok(finished) = exchange.answer(response, patience).await {
-                    linger::close(finished.io).await;
+                    linger::close_answered(finished.io).await;
                 }
             }
             // A client that does not take it is reset.

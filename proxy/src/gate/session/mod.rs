@@ -244,7 +244,9 @@ async fn conclude(gate: &Gate, mut note: Note, stopped: Result<(), Stopped>) {
     let note = &note;
     match stopped {
         Stopped::Gone | Stopped::Lost(_) | Stopped::Done(None, _) => {}
-        Stopped::Done(Some(stream), _permit) | Stopped::Told(stream, _, _permit) => linger::close(stream).await,
+        Stopped::Done(Some(stream), _permit) | Stopped::Told(stream, _, _permit) => {
+            linger::close_answered(stream).await
+        }
         Stopped::Unread(stream, refusal, _permit) => answer_unread(gate, stream, refusal, note).await,
         Stopped::Unused(stream, _permit) => answer_unread(gate, stream, Refusal::HeadTimeout, note).await,
         Stopped::Refused(client, refusal, permit) => {
@@ -266,6 +268,6 @@ async fn answer_unread<S: AsyncRead + AsyncWrite + Unpin>(gate: &Gate, mut strea
         stream.flush().await
     };
     if matches!(timeout(ANSWER_PATIENCE, write).await, Ok(Ok(()))) {
-        linger::close(stream).await;
+        linger::close_answered(stream).await;
     }
 }

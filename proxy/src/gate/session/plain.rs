@@ -13,8 +13,9 @@ use super::states::{Stopped, give, unread};
 use super::visit::Visit;
 use super::{Client, after};
 use crate::gate::dial::Errand;
-use crate::gate::exchange::{AnswerBody, Gone, NoRequest, Patience};
+use crate::gate::exchange::{AnswerBody, Gone, NoRequest};
 use crate::gate::handshake::{Scheme, forward as headers};
+use crate::gate::patience::Patience;
 use crate::gate::policy::Rule;
 use crate::gate::pool::RequestBody;
 use crate::gate::refusal::Outcome;
@@ -46,7 +47,8 @@ pub(super) struct Replied {
 
 impl Plain {
     pub(super) async fn forward(self: Box<Self>, gate: &Arc<Gate>, note: &Note) -> Result<Replied, Stopped> {
-        let Self { mut visit, mut client, keys, scheme, from, request, rule, errand, last, cors } = *self;
+        let Self { mut visit, mut client, keys, scheme, from, mut request, rule, errand, last, cors } = *self;
+        client.follow(&mut request);
         match client.while_there(forward::forward(gate, errand, request)).await {
             Err(Gone) => Err(Stopped::Gone),
             Ok(Err(refusal)) => Err(cors.refuse(gate, client, refusal, note, visit.permit)),
@@ -55,7 +57,7 @@ impl Plain {
                 let mut response = reply(response, &rule);
                 give(response.headers_mut(), gate.stick(&errand, server, from.scheme));
                 if last {
-                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    response.headers_mut().append(CONNECTION, HeaderValue::from_static("close"));
                 }
                 if from.told {
                     let seat = visit.permit.stand();
@@ -81,7 +83,7 @@ fn reply(response: Response<AnswerBody>, rule: &Rule) -> Response<AnswerBody> {
     let (mut head, body) = response.into_parts();
     head.headers = headers::plain_response(&head);
     rule.response_edits.apply(&mut head.headers);
-    head.extensions.clear();
+    headers::only_reason(&mut head.extensions);
     head.version = http::Version::HTTP_11;
     Response::from_parts(head, body)
 }

@@ -22,6 +22,7 @@ use super::{Client, after};
 use crate::config::Address;
 use crate::gate::Gate;
 use crate::gate::admission::Permit;
+use crate::gate::begun::Begun;
 use crate::gate::carrier::Carrier;
 use crate::gate::dial::Errand;
 use crate::gate::exchange::{AnswerBody, Exchange, Finished, Gone, NoRequest};
@@ -173,6 +174,7 @@ pub(super) fn give(headers: &mut HeaderMap, cookie: Option<HeaderValue>) {
 
 impl Admitted {
     pub(super) async fn dial(mut self: Box<Self>, gate: &Gate) -> Result<Dialled, Stopped> {
+        self.client.needs_both_directions();
         let dial = timeout_at(self.visit.done_by, gate.dial(self.errand));
         match self.client.while_there(dial).await {
             Err(Gone) => Err(Stopped::Gone),
@@ -190,7 +192,9 @@ impl Dialled {
     }
 
     pub(super) async fn upgrade(self, gate: &Arc<Gate>) -> Result<Upgraded, Stopped> {
-        let Admitted { visit, mut client, keys, from, opening, request, rule, errand, mut entered } = *self.admitted;
+        let Admitted { visit, mut client, keys, from, opening, mut request, rule, errand, mut entered } =
+            *self.admitted;
+        client.follow(&mut request);
         let berth = self.berth;
         let cookie = gate.stick(&errand, berth.server(), from.scheme);
         let late = after(gate.config.timeouts(rule.way.route).response);
@@ -224,7 +228,7 @@ impl Dialled {
                 Err(refusal) => refusal,
             },
             Ok(Answer::Other(response)) => {
-                let response = pass_on(response.map(|body| body.on(berth)), visit.id, &rule, cookie);
+                let response = pass_on(response.map(|body| body.map(|body| body.on(berth))), visit.id, &rule, cookie);
                 return Err(Stopped::Answered(client, Box::new(response), visit.permit));
             }
             Err(failure) => failure.refusal,
@@ -235,7 +239,7 @@ impl Dialled {
 
 /// A backend's answer other than 101, as the client gets it.
 fn pass_on(
-    response: Response<upstream::Bounded>,
+    response: Response<Begun<upstream::Bounded>>,
     id: ConnId,
     rule: &Rule,
     cookie: Option<HeaderValue>,
@@ -244,7 +248,7 @@ fn pass_on(
     head.headers = headers::response(&head, rejected_status("backend-answer", id));
     rule.response_edits.apply(&mut head.headers);
     give(&mut head.headers, cookie);
-    head.extensions.clear();
+    headers::only_reason(&mut head.extensions);
     head.version = http::Version::HTTP_11;
     Response::from_parts(head, UnsyncBoxBody::new(body))
 }
