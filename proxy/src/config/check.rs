@@ -91,6 +91,7 @@ impl Config {
                 .or_else(|| backend.sticky.as_ref().and_then(Sticky::wrong))
                 .or_else(|| backend.check.as_ref().and_then(Check::wrong))
                 .or_else(|| backend.ejection.wrong())
+                .or_else(|| backend.header_names_wrong())
                 .or_else(|| backend_tls_wrong(backend));
             if let Some(what) = what {
                 return Some(format!("backend {:?}: {what}", backend.name));

@@ -68,16 +68,21 @@ pub struct Limits {
     /// hand-over holds.
     #[schemars(range(min = 8192, max = 65536), extend("x-unit" = "bytes"))]
     pub head_bytes: usize,
-    /// Header fields of a head. 100: browsers send about 20.
+    /// Header fields of a request's head. 100: browsers send about 20.
     #[schemars(range(min = 1), extend("x-unit" = "fields"))]
     pub header_count: usize,
+    /// Header fields of the head of a backend's answer. 256: applications that set a cookie or a policy for each of their
+    /// parts send more fields than any client does.
+    #[schemars(range(min = 1), extend("x-unit" = "fields"))]
+    pub response_header_count: usize,
     /// Bytes of a backend's body that is passed on with an answer other than 101. 64 KiB: an error page.
     #[schemars(extend("x-unit" = "bytes"))]
     pub response_body: usize,
     /// Connections at one time, established or not. 0: as many as the limit on open files allows, two for each pair.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
-    /// Requests and WebSockets at one time on one HTTP/2 connection. 100: the least that RFC 9113 §6.5.2 recommends.
+    /// Requests and WebSockets at one time on one HTTP/2 connection, to which a browser has one for all pages of a site;
+    /// what is more waits there without a word. 256: as many as Chromium has on one connection, whatever a server allows.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub http2_streams: u32,
     /// The rate of all handshakes; what is beyond it is refused with 503 and Retry-After, or, where a client is known
@@ -98,6 +103,7 @@ impl Default for Limits {
             http2_streams: 100,
             handshakes: None,
             per_client: PerClient::default(),
+            response_header_count: 256,
         }
     }
 }

@@ -40,6 +40,7 @@ pub(super) async fn forward(
 ) -> Result<(u16, Response<AnswerBody>), Refusal> {
     let turns = Turns::new();
     let mut request = request.map(|body| RequestBody::new(Upload::new(body, turns.clone())));
+    gate.spelling(errand.way.backend).apply(&mut request);
     let mut search = gate.search(errand)?;
     loop {
         let berth = search.next().await?;
@@ -91,7 +92,8 @@ async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<Sen
     // Without a user timeout: a server that lives and takes nothing of a body at present is `http_response`'s to judge.
     // One that the kernel refuses is one whose peer is gone.
     let _ = stream.watch_for_death(gate.config.relay.keepalive, Duration::ZERO);
-    let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits).await?;
+    let spelling = gate.spelling(errand.way.backend);
+    let (sender, connection) = upstream::begin::<RequestBody>(stream, &gate.config.limits, spelling).await?;
     // Ends with the connection, which ends when its sender and its answer are dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {

@@ -16,6 +16,7 @@ mod exchange;
 mod files;
 mod fleet;
 mod forward;
+mod fragment;
 mod front;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -29,6 +30,7 @@ mod limit;
 mod linger;
 mod listen;
 mod pages;
+mod phase;
 mod policy;
 mod pool;
 mod proxy_header;
@@ -39,6 +41,7 @@ mod seats;
 mod session;
 mod slots;
 mod source;
+mod spelling;
 mod sticky;
 mod stream;
 mod tls;
@@ -74,6 +77,7 @@ use self::seats::Seats;
 use self::session::Note;
 use self::slots::Slots;
 use self::source::Sources;
+use self::spelling::Spelling;
 use self::tls::Arming;
 use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::files::FileRole;
@@ -99,6 +103,8 @@ struct Gate {
     fleets: Vec<Arc<Fleet>>,
     /// By the index of the backend.
     sources: Vec<Sources>,
+    /// By the index of the backend.
+    spellings: Vec<Spelling>,
     secret: CookieKey,
     loaded: InUse,
     /// What the admin listener shows of what is loaded.
@@ -196,6 +202,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         pages: Pages::new(&hello.config)?,
         fleets: fleets(&hello.config, &held, &loaded, &hello.secret)?,
         sources: hello.config.backends.iter().map(|backend| Sources::new(&backend.source)).collect(),
+        spellings: hello.config.backends.iter().map(Spelling::new).collect::<anyhow::Result<_>>()?,
         secret: hello.secret,
         loaded: InUse::new(loaded),
         certificates: certificates.clone(),

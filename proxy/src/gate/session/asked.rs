@@ -11,6 +11,7 @@ use super::enter::{Entered, Entrance, NotEntered};
 use super::plain::Plain;
 use super::states::{Admitted, Stopped};
 use super::visit::{Note, Visit};
+use crate::config::Limits;
 use crate::gate::Gate;
 use crate::gate::dial::Errand;
 use crate::gate::exchange::{self, Gone};
@@ -64,10 +65,11 @@ pub(super) struct From {
 
 impl Asked {
     /// The request as it would have come over HTTP/1.1.
-    pub(super) fn over_http2(self, visit: Visit) -> Result<HeadRead, Stopped> {
+    pub(super) fn over_http2(self, visit: Visit, limits: &Limits) -> Result<HeadRead, Stopped> {
         let Self { client, mut head, scheme } = self;
         let protocol = head.extensions.remove::<h2::ext::Protocol>();
-        match http2::as_http1(head, protocol.as_ref().map(h2::ext::Protocol::as_str), handshake::key(rand::random())) {
+        let protocol = protocol.as_ref().map(h2::ext::Protocol::as_str);
+        match http2::as_http1(head, protocol, handshake::key(rand::random()), limits) {
             Ok(head) => Ok(HeadRead { visit, client, keys: Keys::User(WhyNot::Http2), scheme, head }),
             Err(refusal) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
         }
@@ -82,6 +84,7 @@ impl HeadRead {
         note.client = visitor.client;
         let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted, key: None };
         let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {
+            handshake::settle(&mut self.head, self.visit.came_to)?;
             let verdict = Verdict::judge(&gate.routes, &self.head, &visitor)?;
             self.visit.permit.go(verdict.rule.way.route)?;
             Ok(verdict)
