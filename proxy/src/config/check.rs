@@ -154,6 +154,15 @@ impl Config {
         if self.limits.header_count == 0 {
             return Some("limits.header_count is 0, which refuses every request".into());
         }
+        if self.limits.response_header_count == 0 {
+            return Some("limits.response_header_count is 0, which refuses every backend's answer".into());
+        }
+        if self.limits.http2_resets == 0 {
+            return Some(
+                "limits.http2_resets is 0, which ends an HTTP/2 connection with the first request that is taken back"
+                    .into(),
+            );
+        }
         if let Some(what) = self.limits.handshakes.as_ref().and_then(HandshakeRate::wrong) {
             return Some(format!("limits: {what}"));
         }

@@ -85,6 +85,11 @@ pub struct Limits {
     /// what is more waits there without a word. 256: as many as Chromium has on one connection, whatever a server allows.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub http2_streams: u32,
+    /// Requests that the client of one HTTP/2 connection may take back within 10 s before they are answered; one more, and
+    /// the connection ends with ENHANCE_YOUR_CALM: each may have cost a connection to a backend. 500: a page that
+    /// closes takes back all that it waits for, and a person can close a few.
+    #[schemars(range(min = 1), extend("x-unit" = "streams"))]
+    pub http2_resets: u32,
     /// The rate of all handshakes; what is beyond it is refused with 503 and Retry-After, or, where a client is known
     /// when it connects to a listener with TLS, closed before its TLS handshake. None: any rate. What a machine can do
     /// depends on the machine.
@@ -98,12 +103,13 @@ impl Default for Limits {
         Self {
             head_bytes: 16 * 1024,
             header_count: 100,
+            response_header_count: 256,
             response_body: 64 * 1024,
             connections: 0,
-            http2_streams: 100,
+            http2_streams: 256,
+            http2_resets: 500,
             handshakes: None,
             per_client: PerClient::default(),
-            response_header_count: 256,
         }
     }
 }

@@ -28,6 +28,7 @@ use tokio::runtime::Runtime;
 pub use super::auth::fuzzing::credentials;
 use super::exchange::Exchange;
 use super::handshake::{Opening, Scheme, Visitor, check_framing, check_switch, forward, http2, key, settle};
+use super::http2::Screened;
 use super::judge::{Kind, Verdict};
 use super::policy::Routes;
 use super::proxy_header::{self, Progress};
@@ -214,8 +215,10 @@ pub fn http2_requests(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut sent = Vec::new();
     let whole = [super::http2::PREFACE, bytes].concat();
     exhaust(async {
-        let mut session =
-            super::http2::builder(&SETTING.config).handshake::<_, Bytes>(Memory::new(&whole)).await.ok()?;
+        let mut session = super::http2::builder(&SETTING.config)
+            .handshake::<_, Bytes>(Screened::new(Memory::new(&whole)))
+            .await
+            .ok()?;
         while let Some(Ok((request, respond))) = session.accept().await {
             let (mut head, body) = request.into_parts();
             let protocol = head.extensions.remove::<h2::ext::Protocol>();

@@ -25,6 +25,25 @@ const PAGE: u64 = 4096;
 const CLIENTS: u32 = RESULTS as u32;
 const FORGOTTEN: u32 = CLIENTS + 1;
 
+/// Behind them, with room between: what befalls HTTP/2 connections, by [`Http2Event`].
+const HTTP2: u32 = RESULTS as u32 + 16;
+
+/// What befalls HTTP/2 connections beside the ends of handshakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http2Event {
+    /// A client took a request back before it was answered.
+    Reset,
+    /// A connection was ended with ENHANCE_YOUR_CALM: for too many of these, or something else that the library bounds.
+    Flood,
+    /// A connection had as many streams as it may have.
+    Full,
+}
+
+impl Http2Event {
+    /// All of them, in the order of their values.
+    pub const ALL: [Self; 3] = [Self::Reset, Self::Flood, Self::Full];
+}
+
 /// The mapped counters.
 pub struct Stats {
     /// Results of handshakes, and what is behind them.
@@ -53,7 +72,7 @@ impl Stats {
     /// It cannot be mapped.
     pub fn open(file: impl AsFd) -> io::Result<Self> {
         Ok(Self {
-            handshakes: MappedArray::map(&file, 0, RESULTS + 2)?,
+            handshakes: MappedArray::map(&file, 0, HTTP2 as usize + Http2Event::ALL.len())?,
             carried: MappedArray::map(&file, PAGE, CARRIED as usize)?,
         })
     }
@@ -81,6 +100,17 @@ impl Stats {
     #[must_use]
     pub fn clients(&self) -> [u64; 2] {
         [self.handshakes.read(CLIENTS), self.handshakes.read(FORGOTTEN)]
+    }
+
+    /// Counts an event of an HTTP/2 connection.
+    pub fn count_http2(&self, event: Http2Event) {
+        self.handshakes.atomic(HTTP2 + event as u32, 0).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of these events there were, by [`Http2Event::ALL`].
+    #[must_use]
+    pub fn http2(&self) -> [u64; Http2Event::ALL.len()] {
+        Http2Event::ALL.map(|event| self.handshakes.read(HTTP2 + event as u32))
     }
 
     /// The counters of a carried pair.

@@ -143,6 +143,7 @@ impl OfGate {
         PageOfGate {
             handshakes,
             clients: self.stats.clients(),
+            http2: self.stats.http2(),
             certificates: self.certificates.rows(),
             backends: (self.backends)(),
         }
