@@ -54,34 +54,44 @@ pub fn request(fields: &[(Vec<u8>, Vec<u8>)], bodies: &[Vec<u8>]) -> Vec<u8> {
 pub enum Answer {
     /// This status, and the end of the stream.
     Status(u16),
-    /// The stream was reset or the connection ended, whatever had come before.
+    /// The stream was reset, whatever had come before. The connection lives on.
     Reset,
+    /// The connection ended.
+    Ended,
 }
 
-/// Reads until the request's stream has ended.
+/// One more request on a connection, without a body.
+#[must_use]
+pub fn another(id: u32, fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, id, &block(fields))
+}
+
+/// Reads until this stream has ended.
 ///
 /// # Errors
 /// The connection fails, other than by its end.
-pub fn answer(stream: &mut (impl Read + Write)) -> io::Result<Answer> {
+pub fn answer(stream: &mut (impl Read + Write), id: u32) -> io::Result<Answer> {
     let mut status = 0;
     loop {
         let mut head = [0; 9];
         match stream.read_exact(&mut head) {
             Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
-                return Ok(Answer::Reset);
+                return Ok(Answer::Ended);
             }
             read => read?,
         }
-        let [a, b, c, kind, flags, ..] = head;
+        let [a, b, c, kind, flags, of @ ..] = head;
+        let own = u32::from_be_bytes(of) == id;
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
         stream.read_exact(&mut payload)?;
         match kind {
-            RST_STREAM | GOAWAY => return Ok(Answer::Reset),
+            GOAWAY => return Ok(Answer::Ended),
+            RST_STREAM if own => return Ok(Answer::Reset),
             SETTINGS if flags & ACK == 0 => stream.write_all(&frame(SETTINGS, ACK, 0, &[]))?,
-            HEADERS => status = self::status(&payload).ok_or(io::ErrorKind::InvalidData)?,
+            HEADERS if own => status = self::status(&payload).ok_or(io::ErrorKind::InvalidData)?,
             _ => {}
         }
-        if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
+        if own && matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
             return Ok(Answer::Status(status));
         }
     }

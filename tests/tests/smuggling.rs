@@ -209,12 +209,24 @@ fn over_http2(rig: &mut Rig, case: &Case) -> anyhow::Result<()> {
     client.write_all(&http2_frames::request(&fields, &bodies))?;
     let expected = match verdict[..] {
         ["reset"] => Answer::Reset,
+        ["ended"] => Answer::Ended,
         [status] => Answer::Status(status.parse()?),
         _ => anyhow::bail!("what is {verdict:?}?"),
     };
-    let got = http2_frames::answer(&mut client)?;
+    let got = http2_frames::answer(&mut client, 1)?;
     ensure!(got == expected, "{got:?} instead of {expected:?}");
-    rig.check(case, if asks { case.all("backend").map(str::to_owned).collect() } else { Vec::new() })
+    let mut lines: Vec<String> = if asks { case.all("backend").map(str::to_owned).collect() } else { Vec::new() };
+    if got != Answer::Ended {
+        // Whatever becomes of one stream, the next request is answered.
+        let (path, status) = if rig.forwards { ("/still", 200) } else { ("/../still", 400) };
+        let next = [(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "a")];
+        let next = next.map(|(name, value)| (name.into(), value.into()));
+        client.write_all(&http2_frames::another(3, &next))?;
+        let still = http2_frames::answer(&mut client, 3)?;
+        ensure!(still == Answer::Status(status), "and the next request: {still:?}");
+        lines.extend(rig.forwards.then(|| "GET /still \"\"".to_owned()));
+    }
+    rig.check(case, lines)
 }
 
 #[test]

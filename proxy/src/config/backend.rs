@@ -1,5 +1,6 @@
 //! The servers behind Sluice.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,6 +58,14 @@ pub struct Backend {
     #[serde(default = "defaults::keep_alive", with = "duration::optional")]
     #[schemars(with = "Bound")]
     pub keep_alive: Option<Duration>,
+    /// How the names of header fields are written in requests, of WebSockets too. `"lower"`: case means nothing in HTTP
+    /// (RFC 9110 §5.1), and only servers of some age do not know that.
+    #[serde(default)]
+    pub header_case: HeaderCase,
+    /// Names of header fields as these servers want them, for those that neither `header_case` writes so:
+    /// `["SOAPAction"]`. None: case means nothing.
+    #[serde(default)]
+    pub header_names: Vec<String>,
     /// With it, a client comes back to the server that it was on, by a cookie. None: a WebSocket stays on its server
     /// anyway, and who needs no cookie should get none.
     #[serde(default)]
@@ -85,11 +94,36 @@ impl Backend {
             retries: defaults::retries(),
             source: Vec::new(),
             keep_alive: defaults::keep_alive(),
+            header_case: HeaderCase::default(),
+            header_names: Vec::new(),
             sticky: None,
             tls: None,
             send_proxy: None,
         }
     }
+
+    /// What is wrong with its `header_names`, if something is.
+    pub(super) fn header_names_wrong(&self) -> Option<String> {
+        let mut seen = HashSet::new();
+        self.header_names.iter().find_map(|name| {
+            if !is_token(name) {
+                return Some(format!("header_names: {name:?} is no name of a header field (RFC 9110 section 5.1)"));
+            }
+            (!seen.insert(name.to_ascii_lowercase())).then(|| format!("header_names has {name:?} twice"))
+        })
+    }
+}
+
+/// The case of the names of header fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HeaderCase {
+    /// As HTTP/2 has them: `content-length`.
+    #[default]
+    Lower,
+    /// With a capital letter at the start of every word, and as their standards write them: `Content-Length`,
+    /// `Sec-WebSocket-Key`, `DNT`.
+    Title,
 }
 
 /// The cookie that brings a client back to its server: for backends that keep something of a client from one connection

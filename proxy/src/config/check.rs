@@ -91,6 +91,7 @@ impl Config {
                 .or_else(|| backend.sticky.as_ref().and_then(Sticky::wrong))
                 .or_else(|| backend.check.as_ref().and_then(Check::wrong))
                 .or_else(|| backend.ejection.wrong())
+                .or_else(|| backend.header_names_wrong())
                 .or_else(|| backend_tls_wrong(backend));
             if let Some(what) = what {
                 return Some(format!("backend {:?}: {what}", backend.name));
@@ -152,6 +153,15 @@ impl Config {
         }
         if self.limits.header_count == 0 {
             return Some("limits.header_count is 0, which refuses every request".into());
+        }
+        if self.limits.response_header_count == 0 {
+            return Some("limits.response_header_count is 0, which refuses every backend's answer".into());
+        }
+        if self.limits.http2_resets == 0 {
+            return Some(
+                "limits.http2_resets is 0, which ends an HTTP/2 connection with the first request that is taken back"
+                    .into(),
+            );
         }
         if let Some(what) = self.limits.handshakes.as_ref().and_then(HandshakeRate::wrong) {
             return Some(format!("limits: {what}"));

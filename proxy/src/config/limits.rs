@@ -68,18 +68,28 @@ pub struct Limits {
     /// hand-over holds.
     #[schemars(range(min = 8192, max = 65536), extend("x-unit" = "bytes"))]
     pub head_bytes: usize,
-    /// Header fields of a head. 100: browsers send about 20.
+    /// Header fields of a request's head. 100: browsers send about 20.
     #[schemars(range(min = 1), extend("x-unit" = "fields"))]
     pub header_count: usize,
+    /// Header fields of the head of a backend's answer. 256: applications that set a cookie or a policy for each of their
+    /// parts send more fields than any client does.
+    #[schemars(range(min = 1), extend("x-unit" = "fields"))]
+    pub response_header_count: usize,
     /// Bytes of a backend's body that is passed on with an answer other than 101. 64 KiB: an error page.
     #[schemars(extend("x-unit" = "bytes"))]
     pub response_body: usize,
     /// Connections at one time, established or not. 0: as many as the limit on open files allows, two for each pair.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
-    /// Requests and WebSockets at one time on one HTTP/2 connection. 100: the least that RFC 9113 §6.5.2 recommends.
+    /// Requests and WebSockets at one time on one HTTP/2 connection, to which a browser has one for all pages of a site;
+    /// what is more waits there without a word. 256: as many as Chromium has on one connection, whatever a server allows.
     #[schemars(range(min = 1), extend("x-unit" = "streams"))]
     pub http2_streams: u32,
+    /// Requests that the client of one HTTP/2 connection may take back within 10 s before they are answered; one more, and
+    /// the connection ends with ENHANCE_YOUR_CALM: each may have cost a connection to a backend. 500: a page that
+    /// closes takes back all that it waits for, and a person can close a few.
+    #[schemars(range(min = 1), extend("x-unit" = "streams"))]
+    pub http2_resets: u32,
     /// The rate of all handshakes; what is beyond it is refused with 503 and Retry-After, or, where a client is known
     /// when it connects to a listener with TLS, closed before its TLS handshake. None: any rate. What a machine can do
     /// depends on the machine.
@@ -93,9 +103,11 @@ impl Default for Limits {
         Self {
             head_bytes: 16 * 1024,
             header_count: 100,
+            response_header_count: 256,
             response_body: 64 * 1024,
             connections: 0,
-            http2_streams: 100,
+            http2_streams: 256,
+            http2_resets: 500,
             handshakes: None,
             per_client: PerClient::default(),
         }

@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 pub use access::{Access, Peers};
 pub use address::{Address, AddressError};
 pub use auth::{Auth, AuthApiKey, AuthBasic, AuthForward, AuthJwt, AuthSource, JwtAlgorithm};
-pub use backend::{Backend, BackendTls, Queue, SameSite, Sticky};
+pub use backend::{Backend, BackendTls, HeaderCase, Queue, SameSite, Sticky};
 pub use balance::{Balance, HashOn};
 pub use change::{HeaderEdits, Rewrite};
 pub use dns::Dns;

@@ -14,6 +14,7 @@ use super::policy::Way;
 use super::pool::Purpose;
 use super::proxy_header::{self, Ends};
 use super::refusal::Refusal;
+use super::spelling::Spelling;
 use super::sticky::Kept;
 use super::stream::Stream;
 use super::upstream::{Dialling, Failure};
@@ -83,6 +84,11 @@ impl Gate {
     /// The servers of a backend.
     pub(super) fn fleet(&self, backend: u16) -> Option<&Arc<Fleet>> {
         self.fleets.get(usize::from(backend))
+    }
+
+    /// How the names of header fields are written for a backend.
+    pub(super) fn spelling(&self, backend: u16) -> &Spelling {
+        self.spellings.get(usize::from(backend)).unwrap_or(Spelling::LOWER)
     }
 
     /// Begins to look for a server.

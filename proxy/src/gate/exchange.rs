@@ -8,12 +8,13 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::request::Parts;
 use http::{Request, Response, Version};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -26,9 +27,12 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::client_io::{Arriving, ClientIo, ClientSide};
+use super::fragment::Watch;
 use super::front::Front;
+use super::handshake::Fragment;
 use super::interim::{Interim, Interims};
 use super::patience::{Patience, Wait};
+use super::phase::{Phase, Phases};
 use super::refusal::{Refusal, head_bytes};
 use super::session::after;
 use crate::config::Limits;
@@ -45,6 +49,8 @@ pub(super) struct Exchange<S: AsyncRead + AsyncWrite + Unpin> {
     body: Option<Incoming>,
     /// The interim answers to the request. HTTP/1.0 does not know them (RFC 9110 §15.2).
     interims: Option<Interims>,
+    /// The request came over HTTP/1.0.
+    old: bool,
     answer: Option<oneshot::Sender<Response<AnswerBody>>>,
 }
 
@@ -62,7 +68,7 @@ pub(super) enum NoRequest<S> {
     Refused(S, Refusal),
     /// Not one byte has come in time.
     Unused(S),
-    /// hyper has answered it already: it came behind other requests, whose answers are not for us to wait for.
+    /// hyper has answered it by itself, behind an answer of ours that the client did not take in time.
     Answered(S, Refusal),
     /// The client is done, or has been silent for longer than an idle connection is kept.
     Done(S),
@@ -80,11 +86,10 @@ type Asked = (Request<Incoming>, oneshot::Sender<Response<AnswerBody>>);
 #[derive(Default)]
 struct Shared {
     inbox: Mutex<Option<Asked>>,
-    /// A request has come: what hyper writes is an answer to it.
-    open: AtomicBool,
-    /// An answer is under way.
-    answering: AtomicBool,
+    phase: Phases,
     client: ClientSide,
+    /// What the HTTP library does not tell of a request.
+    watch: Mutex<Watch>,
     /// Bytes that have been read.
     read: AtomicU64,
     /// The longest head, in bytes.
@@ -115,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
                 Hook(shared.clone()),
             );
         let connection = Box::new(connection);
-        Self { connection, shared, body: None, interims: None, answer: None }
+        Self { connection, shared, body: None, interims: None, old: false, answer: None }
     }
 
     /// Reads the first request. Not cancel safe: what was read is lost with `self`.
@@ -154,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
                 return Poll::Ready(Some(asked));
             }
             // The rest of a body, behind its answer, may take as long as the server takes it.
-            let answering = shared.answering.load(Ordering::Relaxed) || shared.client.is_coming(cx);
+            let answering = shared.phase.is(Phase::Answering) || shared.client.is_coming(cx);
             let read = shared.read.load(Ordering::Relaxed);
             if let Some(limit) = wait.advance(read, answering, patience) {
                 timer.as_mut().reset(after(limit));
@@ -168,10 +173,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         match next {
             Some(Ok(asked)) => Ok(self.asked(asked)),
             Some(Err(None)) => Err(NoRequest::Done(self.into_stream())),
-            Some(Err(Some(error))) => Err(match self.unread(&error) {
-                NoRequest::Refused(stream, refusal) => NoRequest::Answered(stream, refusal),
-                other => other,
-            }),
+            Some(Err(Some(error))) => {
+                let muted = shared.phase.is(Phase::None);
+                Err(match self.unread(&error) {
+                    NoRequest::Refused(stream, refusal) if !muted => NoRequest::Answered(stream, refusal),
+                    other => other,
+                })
+            }
             None if matches!(wait, Wait::Idle(_)) => Err(NoRequest::Done(self.into_stream())),
             None => Err(NoRequest::Refused(self.into_stream(), Refusal::HeadTimeout)),
         }
@@ -179,8 +187,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     fn asked(mut self, (request, answer): Asked) -> (Self, Parts) {
         let (head, body) = request.into_parts();
-        (self.answer, self.body) = (Some(answer), Some(body));
-        self.interims = (head.version >= Version::HTTP_11).then(Interims::default);
+        (self.answer, self.body, self.old) = (Some(answer), Some(body), head.version < Version::HTTP_11);
+        self.interims = (!self.old).then(Interims::default);
         (self, head)
     }
 
@@ -247,7 +255,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
         if self.shared.client.is_last() {
             Pin::new(&mut *self.connection).graceful_shutdown();
         }
-        self.shared.answering.store(true, Ordering::Relaxed);
+        self.shared.phase.enter(Phase::Answering);
+        let response = if self.old { for_old(response) } else { response };
         let response = response.map(|body| UnsyncBoxBody::new(Watched { body, shared: self.shared.clone() }));
         self.answer.take().is_some_and(|answer| answer.send(response).is_ok())
     }
@@ -312,6 +321,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
     }
 }
 
+/// For a client that speaks HTTP/1.0: hyper says `keep-alive` to those that ask for it, unless the answer is of their
+/// version. It must be where the connection closes behind the answer: as it says, or since its body has no length.
+fn for_old(mut response: Response<AnswerBody>) -> Response<AnswerBody> {
+    if response.headers().contains_key(CONNECTION) || response.body().size_hint().exact().is_none() {
+        *response.version_mut() = Version::HTTP_10;
+    }
+    response
+}
+
 /// An answer's body that tells when hyper is done with it.
 struct Watched {
     body: AnswerBody,
@@ -337,7 +355,7 @@ impl Body for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.shared.answering.store(false, Ordering::Relaxed);
+        self.shared.phase.enter(Phase::Answered);
         self.shared.client.answered();
     }
 }
@@ -350,8 +368,12 @@ impl Service<Request<Incoming>> for Hook {
     type Error = Unanswered;
     type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Answering {
-        self.0.open.store(true, Ordering::Relaxed);
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
+        self.0.phase.enter(Phase::Asked);
+        let length = request.body().size_hint().exact();
+        if self.0.watch.lock().unwrap_or_else(PoisonError::into_inner).taken(length) {
+            request.extensions_mut().insert(Fragment);
+        }
         self.0.client.begin(!request.body().is_end_stream());
         let (sender, receiver) = oneshot::channel();
         *self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, sender));
@@ -374,8 +396,8 @@ impl Future for Answering {
     }
 }
 
-/// A client's stream that counts what is read, and swallows what is written before a request has come: hyper's own answers
-/// to heads that it cannot read, which have none of our headers.
+/// A client's stream that looks at what is read, and swallows what is written while there is no request: hyper's own
+/// answers to heads that it cannot read, which have none of our headers.
 struct Muted<S> {
     io: ClientIo<S>,
     shared: Arc<Shared>,
@@ -385,21 +407,28 @@ impl<S: AsyncRead + Unpin> AsyncRead for Muted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.shared.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        let new = buf.filled().get(before..).unwrap_or_default();
+        self.shared.read.fetch_add(new.len() as u64, Ordering::Relaxed);
+        self.shared.watch.lock().unwrap_or_else(PoisonError::into_inner).read(new);
         read
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Muted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.shared.open.load(Ordering::Relaxed) {
+        if self.shared.phase.is(Phase::None) {
             return Poll::Ready(Ok(buf.len()));
         }
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        // hyper flushes when it has written all that it had, and reads the next head behind that.
+        if self.shared.phase.is(Phase::Answered) {
+            self.shared.phase.enter(Phase::None);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -50,6 +50,7 @@ pub(super) async fn forward(
 ) -> Result<(u16, Response<AnswerBody>), Refusal> {
     let turns = Turns::new();
     let mut request = request.map(|body| RequestBody::new(Upload::new(body, turns.clone())));
+    gate.spelling(errand.way.backend).apply(&mut request);
     let keep = keep(gate, errand.way.backend, &mut request);
     let mut search = gate.search(errand)?;
     loop {
@@ -141,7 +142,7 @@ async fn connect(gate: &Arc<Gate>, errand: &Errand, berth: &Berth) -> Result<Sen
     // Without a user timeout: a server that lives and takes nothing of a body at present is `http_response`'s to judge.
     // One that the kernel refuses is one whose peer is gone.
     let _ = stream.watch_for_death(gate.config.relay.keepalive, Duration::ZERO);
-    Sender::to_server(stream, &gate.config.limits).await
+    Sender::to_server(stream, &gate.config.limits, gate.spelling(errand.way.backend)).await
 }
 
 /// Why there is no answer.

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::config::Limits;
+use crate::gate::spelling::Spelling;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const PIECE: &[u8] = b"a piece of the body";
@@ -16,7 +17,7 @@ type Pieces = mpsc::UnboundedSender<io::Result<Frame<Bytes>>>;
 /// A connection to a server, whose end this is, with room for so many bytes that it has not read.
 async fn connection(room: usize) -> (Sender, DuplexStream) {
     let (near, far) = duplex(room);
-    (Sender::begin(near, &Limits::default()).await.unwrap(), far)
+    (Sender::begin(near, &Limits::default(), Spelling::LOWER).await.unwrap(), far)
 }
 
 /// A request whose body is what is sent here, and ends when this is dropped.
@@ -138,7 +139,7 @@ async fn an_answer_is_read_although_its_server_closes_behind_it() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
-    let mut sender = Sender::begin(near, &Limits::default()).await.unwrap();
+    let mut sender = Sender::begin(near, &Limits::default(), Spelling::LOWER).await.unwrap();
     let turns = Turns::new();
     let (pieces, request) = upload(&turns);
     send(&pieces);

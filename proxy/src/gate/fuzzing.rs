@@ -27,11 +27,13 @@ use tokio::runtime::Runtime;
 
 pub use super::auth::fuzzing::credentials;
 use super::exchange::Exchange;
-use super::handshake::{Opening, Scheme, Visitor, check_framing, check_switch, forward, http2, key};
+use super::handshake::{Opening, Scheme, Visitor, check_framing, check_switch, forward, http2, key, settle};
+use super::http2::Screened;
 use super::judge::{Kind, Verdict};
 use super::policy::Routes;
 use super::proxy_header::{self, Progress};
 use super::session::after;
+use super::spelling::Spelling;
 use super::sticky::Sticky;
 use super::stream::Stream;
 use super::upstream::{self, Answer};
@@ -156,8 +158,9 @@ fn client() -> Peer {
 }
 
 /// A request's head, judged and written anew as the gate does it.
-fn judged<B>(head: &Parts, body: B) -> Option<Request<B>> {
+fn judged<B>(head: &mut Parts, body: B) -> Option<Request<B>> {
     let Setting { config, routes, .. } = &*SETTING;
+    settle(head, client().inet()).ok()?;
     let visitor = Visitor::judge(&config.forwarded, client(), Scheme::Plain, &head.headers);
     let verdict = Verdict::judge(routes, head, &visitor).ok()?;
     let hop_by_hop = match &verdict.kind {
@@ -194,12 +197,16 @@ pub fn request(bytes: &[u8]) -> Vec<u8> {
     let to_backend = backend.clone();
     exhaust(async move {
         let exchange = Exchange::new(Memory::new(bytes), Bytes::new(), &SETTING.config.limits);
-        let (mut exchange, head) = exchange.read_head(after(NEVER)).await.ok()?;
+        let (mut exchange, mut head) = exchange.read_head(after(NEVER)).await.ok()?;
         let body = exchange.take_body()?;
-        let request = judged(&head, body)?;
+        let request = judged(&mut head, body)?;
         exchange.while_there(write(request, to_backend)).await.ok()
     });
     backend.take()
+}
+
+fn as_http1(head: Parts, protocol: Option<&str>) -> Option<Parts> {
+    http2::as_http1(head, protocol, key([7; 16]), &SETTING.config.limits).ok()
 }
 
 /// What backends get of the heads of all requests on an HTTP/2 connection. `bytes` stand behind the preface.
@@ -208,14 +215,16 @@ pub fn http2_requests(bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut sent = Vec::new();
     let whole = [super::http2::PREFACE, bytes].concat();
     exhaust(async {
-        let mut session =
-            super::http2::builder(&SETTING.config).handshake::<_, Bytes>(Memory::new(&whole)).await.ok()?;
+        let mut session = super::http2::builder(&SETTING.config)
+            .handshake::<_, Bytes>(Screened::new(Memory::new(&whole)))
+            .await
+            .ok()?;
         while let Some(Ok((request, respond))) = session.accept().await {
             let (mut head, body) = request.into_parts();
             let protocol = head.extensions.remove::<h2::ext::Protocol>();
             let protocol = protocol.as_ref().map(h2::ext::Protocol::as_str);
             if let Some(request) =
-                http2::as_http1(head, protocol, key([7; 16])).ok().and_then(|h| judged(&h, Empty::<Bytes>::new()))
+                as_http1(head, protocol).and_then(|mut head| judged(&mut head, Empty::<Bytes>::new()))
             {
                 let backend = Memory::new(b"");
                 exhaust(write(request, backend.clone()));
@@ -271,7 +280,7 @@ async fn handshake_answered(bytes: &[u8]) -> Option<()> {
     let visitor = Visitor::judge(&SETTING.config.forwarded, client(), Scheme::Plain, &head.headers);
     let opening = Opening::check(&head, &visitor).ok()?;
     let (stream, _theirs) = said(bytes)?;
-    match upstream::ask(stream, asked("/"), &SETTING.config.limits, after(NEVER)).await.ok()? {
+    match upstream::ask(stream, asked("/"), &SETTING.config.limits, Spelling::LOWER, after(NEVER)).await.ok()? {
         Answer::Switch(switched) => check_switch(&switched.head, &opening).ok(),
         Answer::Other(answer) => {
             check_framing(answer.headers()).ok()?;
@@ -282,7 +291,7 @@ async fn handshake_answered(bytes: &[u8]) -> Option<()> {
 
 async fn plain_answered(bytes: &[u8]) -> Option<()> {
     let (stream, _theirs) = said(bytes)?;
-    let (mut sender, connection, _) = upstream::begin(stream, &SETTING.config.limits).await.ok()?;
+    let (mut sender, connection, _) = upstream::begin(stream, &SETTING.config.limits, Spelling::LOWER).await.ok()?;
     let ask = async {
         let answer = sender.send_request(asked("/")).await.ok()?;
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

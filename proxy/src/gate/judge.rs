@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 
-use super::handshake::{Caller, Opening, Plain, Target, Visitor, asks_for_websocket};
+use super::handshake::{Caller, Opening, Plain, Target, Visitor, asks_for_websocket, is_for_the_server};
 use super::policy::{Asker, Routes, Rule, Subject, Way};
 use super::refusal::Refusal;
 
@@ -59,7 +59,8 @@ impl<'a> Verdict<'a> {
             (rule, Kind::Plain(plain))
         };
         let sent = head.uri.path_and_query().ok_or(Refusal::Path)?;
-        let target = rule.target(sent, &kind.target().path)?;
+        // `*` is no path that a route could rewrite.
+        let target = if is_for_the_server(head) { sent.clone() } else { rule.target(sent, &kind.target().path)? };
         Ok(Self { rule, kind, target })
     }
 }

@@ -50,7 +50,8 @@ impl Port {
         loop {
             match self.accept(&gate).await {
                 Ok((stream, client, permit)) => {
-                    let visit = self.visit(&gate, client, ends(&gate, &stream, client), permit);
+                    let came_to = stream.local_addr().ok().map(canonical).filter(|_| client != Peer::Unix);
+                    let visit = self.visit(&gate, client, came_to, permit);
                     tokio::spawn(session::run(gate.clone(), Accepted { visit, stream }));
                 }
                 Err(error) if is_the_clients(&error) => {}
@@ -87,12 +88,13 @@ impl Port {
         }
     }
 
-    fn visit(&self, gate: &Gate, client: Peer, ends: Option<Ends>, permit: Permit) -> Visit {
+    fn visit(&self, gate: &Gate, client: Peer, came_to: Option<SocketAddr>, permit: Permit) -> Visit {
         let timeouts = &gate.config.timeouts;
         Visit {
             id: gate.next_id(),
             client,
-            ends,
+            ends: ends(gate, client, came_to),
+            came_to,
             person: None,
             listener: self.index,
             accepted_ms: epoch_ms(),
@@ -105,10 +107,10 @@ impl Port {
 }
 
 /// The client's address and the one that it came to, if some backend is to be told.
-fn ends(gate: &Gate, stream: &TcpStream, client: Peer) -> Option<Ends> {
+fn ends(gate: &Gate, client: Peer, came_to: Option<SocketAddr>) -> Option<Ends> {
     let told = gate.config.backends.iter().any(|backend| backend.send_proxy.is_some());
     let source = client.inet().filter(|_| told)?;
-    Some(Ends { source, destination: canonical(stream.local_addr().ok()?) })
+    Some(Ends { source, destination: came_to? })
 }
 
 fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, Peer)> {

@@ -19,6 +19,7 @@ mod exchange;
 mod files;
 mod fleet;
 mod forward;
+mod fragment;
 mod front;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -35,6 +36,7 @@ mod linger;
 mod listen;
 mod pages;
 mod patience;
+mod phase;
 mod policy;
 mod pool;
 mod proxy_header;
@@ -46,6 +48,7 @@ mod sender;
 mod session;
 mod slots;
 mod source;
+mod spelling;
 mod sticky;
 mod stream;
 mod tls;
@@ -80,6 +83,7 @@ use self::pool::Pool;
 use self::seats::Seats;
 use self::slots::Slots;
 use self::source::Sources;
+use self::spelling::Spelling;
 use self::tls::Arming;
 use crate::config::{Config, Relay, TlsEngineChoice};
 use crate::handoff::files::FileRole;
@@ -106,6 +110,8 @@ struct Gate {
     fleets: Vec<Arc<Fleet>>,
     /// By the index of the backend.
     sources: Vec<Sources>,
+    /// By the index of the backend.
+    spellings: Vec<Spelling>,
     secret: CookieKey,
     loaded: InUse,
     /// What the admin listener shows of what is loaded.
@@ -213,6 +219,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         pages: Pages::new(&hello.config)?,
         fleets: fleets(&hello.config, &held, &loaded, &hello.secret)?,
         sources: hello.config.backends.iter().map(|backend| Sources::new(&backend.source)).collect(),
+        spellings: hello.config.backends.iter().map(Spelling::new).collect::<anyhow::Result<_>>()?,
         secret: hello.secret,
         loaded: InUse::new(loaded),
         certificates: certificates.clone(),

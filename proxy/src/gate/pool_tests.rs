@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::*;
 use crate::config::Limits;
+use crate::gate::spelling::Spelling;
 use crate::gate::stream::Stream;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nits";
@@ -21,7 +22,7 @@ async fn used_once() -> (Sender, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let mut server = listener.accept().unwrap().0;
-    let mut connection = Sender::to_server(Stream::Plain(stream), &Limits::default()).await.unwrap();
+    let mut connection = Sender::to_server(Stream::Plain(stream), &Limits::default(), Spelling::LOWER).await.unwrap();
     let request = connection.send(get());
     let serve = tokio::task::spawn_blocking(move || {
         read_head(&mut server);

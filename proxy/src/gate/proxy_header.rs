@@ -17,6 +17,9 @@ const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// What every header of version 1 begins with (§2.1).
 const WORD: &[u8] = b"PROXY ";
 
+/// What a header of version 1 begins with whose sender knows nothing of the client, or does not say it (§2.1).
+const UNKNOWN: &[u8] = b"PROXY UNKNOWN";
+
 /// As many bytes as every header has: the signature of version 2. The shortest line of version 1 has 15.
 const FIRST: usize = SIGNATURE.len();
 
@@ -91,10 +94,9 @@ fn read_v2(bytes: &[u8]) -> Progress {
         (Protocol::Stream, v2::Addresses::IPv6(of)) => {
             ends(of.source_address.into(), of.source_port, of.destination_address.into(), of.destination_port)
         }
-        // A client of a Unix socket, or one of which the sender knows nothing.
-        (Protocol::Stream, v2::Addresses::Unix(_)) | (_, v2::Addresses::Unspecified) => Progress::Done(None),
-        // This came over a stream: what it speaks of did not.
-        _ => Progress::Malformed,
+        // §2.2: the receiver ignores what it cannot use (a datagram, a Unix socket, an unspecified family) and uses the
+        // connection's own addresses. Families that are not assigned have not come this far.
+        _ => Progress::Done(None),
     }
 }
 
@@ -106,6 +108,10 @@ fn read_v1(bytes: &[u8]) -> Progress {
         None if bytes.len() >= LONGEST_V1 => return Progress::Malformed,
         None => return Progress::Line(LONGEST_V1 - bytes.len()),
         Some(end) if end + 1 != bytes.len() || end >= LONGEST_V1 => return Progress::Malformed,
+        // §2.1: whatever stands between UNKNOWN and the end of the line is ignored.
+        Some(_) if bytes.starts_with(UNKNOWN) => {
+            return if bytes.ends_with(b"\r\n") { Progress::Done(None) } else { Progress::Malformed };
+        }
         Some(_) => {}
     }
     match v1::Header::try_from(bytes).map(|header| header.addresses) {

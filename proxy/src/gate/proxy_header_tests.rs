@@ -8,6 +8,9 @@ fn ends(source: &str, destination: &str) -> Option<Ends> {
     Some(Ends { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
 }
 
+/// The longest address that §2.1 counts with: a line with two of them, and ports, has 107 bytes.
+const LONGEST_V6: &str = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+
 /// A header of version 2 with these three parts.
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
@@ -26,6 +29,13 @@ fn good_headers_are_read() {
         (b"PROXY TCP6 ::ffff:c000:201 ::1 8080 443\r\n".to_vec(), ends("192.0.2.1:8080", "[::1]:443")),
         (b"PROXY UNKNOWN\r\n".to_vec(), None),
         (b"PROXY UNKNOWN what ever 1 2\r\n".to_vec(), None),
+        (b"PROXY UNKNOWN\t\x00\xff\xfe a\rb \r\n".to_vec(), None),
+        (format!("PROXY UNKNOWN {LONGEST_V6} {LONGEST_V6} 65535 65535\r\n").into_bytes(), None),
+        (v2(0x21, 0x12, &four), None),
+        (v2(0x21, 0x22, &six), None),
+        (v2(0x21, 0x32, &[b'/'; 216]), None),
+        (v2(0x21, 0x10, &four), None),
+        (v2(0x21, 0x00, b"anything at all"), None),
         (v2(0x21, 0x11, &four), known),
         (v2(0x21, 0x11, &tlv), known),
         (
@@ -59,10 +69,11 @@ fn bad_ones_are_not() {
         b"PROXY UDP4 192.0.2.1 198.51.100.2 8080 443\r\n".to_vec(),
         b"PROXY UNKNOWN\r\nG".to_vec(),
         "PROXY UNKNOWN \r\u{e9}\n".as_bytes().to_vec(),
+        b"PROXY UNKNOWN \n".to_vec(),
         long.into_bytes(),
         v2(0x11, 0x11, &four),
         v2(0x22, 0x11, &four),
-        v2(0x21, 0x12, &four),
+        v2(0x21, 0x12, &four[..8]),
         v2(0x21, 0x41, &four),
         v2(0x21, 0x11, &four[..8]),
         v2(0x21, 0x00, &[0; 5000]),

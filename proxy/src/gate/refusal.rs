@@ -74,14 +74,14 @@ refusals! {
     /// Another method than GET (RFC 6455 section 4.2.1).
     Method: 13, METHOD_NOT_ALLOWED, "http_request_error", "method",
         "a WebSocket handshake is a GET request";
-    /// HTTP/1.0. Not 505: the major version is one that we speak (RFC 9110 section 15.6.6), but the request cannot
+    /// HTTP/1.0 on a route that takes WebSockets only, or a WebSocket handshake over it. Not 505: the major version is one that we speak (RFC 9110 section 15.6.6), but the request cannot
     /// ask for an Upgrade with it (RFC 9110 section 7.8), so it is a bad one.
     HttpVersion: 14, BAD_REQUEST, "http_request_error", "http-version",
         "a WebSocket handshake needs HTTP/1.1";
-    /// No Host, several, or one that is no host; or a target that names another (RFC 9112 section 3.2).
+    /// No Host, several, or one that is no host (RFC 9112 section 3.2); over HTTP/2, one that is not the `:authority`.
     Host: 15, BAD_REQUEST, "http_request_error", "host",
         "the request needs exactly one valid Host";
-    /// A target that is no path, or a path that servers could read in two ways.
+    /// A target that is no path, has a `#` (RFC 9112 section 3.2), or could be read by servers in two ways.
     Path: 16, BAD_REQUEST, "http_request_error", "path",
         "the request target is not a plain path";
     /// The request asks for no Upgrade, or for another protocol.
@@ -138,7 +138,7 @@ refusals! {
     /// The backend's answer is not HTTP.
     BackendProtocol: 34, BAD_GATEWAY, "http_protocol_error", "backend-protocol",
         "the backend's answer is not HTTP/1.1";
-    /// The backend's head is longer than `limits.head_bytes` or has more fields than `limits.header_count`.
+    /// The backend's head is longer than `limits.head_bytes` or has more fields than `limits.response_header_count`.
     BackendHeadTooLarge: 35, BAD_GATEWAY, "http_response_header_section_size", "backend-head-too-large",
         "the head of the backend's answer is too large";
     /// The backend's 101 breaks RFC 6455 section 4.1: its Upgrade or Connection, or a body.

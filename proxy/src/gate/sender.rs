@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, yield_now};
 
 use super::idle_check::{IdleChecked, IdleFlag};
 use super::pool::RequestBody;
+use super::spelling::Spelling;
 use super::stream::Stream;
 use super::upstream::{self, Failure};
 use super::wire::Heard;
@@ -37,11 +38,11 @@ impl Sender {
     ///
     /// # Errors
     /// hyper's own; none is known.
-    pub(super) async fn begin<S>(io: S, limits: &Limits) -> Result<Self, Failure>
+    pub(super) async fn begin<S>(io: S, limits: &Limits, spelling: &Spelling) -> Result<Self, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (requests, connection, heard) = upstream::begin::<S, RequestBody>(io, limits).await?;
+        let (requests, connection, heard) = upstream::begin::<S, RequestBody>(io, limits, spelling).await?;
         let busy = Arc::new(AtomicBool::new(false));
         let of_task = busy.clone();
         let drive = async move {
@@ -66,9 +67,9 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Sender::begin`].
-    pub(super) async fn to_server(stream: Stream, limits: &Limits) -> Result<Self, Failure> {
+    pub(super) async fn to_server(stream: Stream, limits: &Limits, spelling: &Spelling) -> Result<Self, Failure> {
         let idle = IdleFlag::default();
-        let sender = Self::begin(IdleChecked::new(stream, idle.clone()), limits).await?;
+        let sender = Self::begin(IdleChecked::new(stream, idle.clone()), limits, spelling).await?;
         Ok(Self { idle, ..sender })
     }
 

@@ -21,6 +21,7 @@ use super::begun::Begun;
 use super::fleet::Berth;
 use super::refusal::Refusal;
 use super::source::Sources;
+use super::spelling::Spelling;
 use super::stream::Stream;
 use super::tls::{self, Arming, Connector};
 use super::unix;
@@ -164,18 +165,20 @@ pub(super) async fn ask(
     stream: Stream,
     request: Request<Empty<Bytes>>,
     limits: &Limits,
+    spelling: &Spelling,
     deadline: Instant,
 ) -> Result<Answer, Failure> {
-    timeout_at(deadline, exchange(stream, request, limits)).await.map_err(|_| Refusal::ResponseTimeout)?
+    timeout_at(deadline, exchange(stream, request, limits, spelling)).await.map_err(|_| Refusal::ResponseTimeout)?
 }
 
-/// Begins to speak HTTP/1.1 on a connection.
+/// Begins to speak HTTP/1.1 on a connection. Requests on it must have been through [`Spelling::apply`].
 ///
 /// # Errors
 /// hyper's own; none is known.
 pub(super) async fn begin<S, B>(
     io: S,
     limits: &Limits,
+    spelling: &Spelling,
 ) -> Result<(http1::SendRequest<B>, Connection<S, B>, Heard), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -185,17 +188,24 @@ where
 {
     let (wire, heard) = Wire::new(io);
     let begun = http1::Builder::new()
-        .max_headers(limits.header_count)
+        .max_headers(limits.response_header_count)
         .max_header_size(limits.head_bytes)
         .max_buf_size(limits.head_bytes)
+        .title_case_headers(spelling.is_title())
         .handshake(TokioIo::new(wire))
         .await;
     let (sender, connection) = begun.map_err(broken)?;
     Ok((sender, connection, heard))
 }
 
-async fn exchange(stream: Stream, request: Request<Empty<Bytes>>, limits: &Limits) -> Result<Answer, Failure> {
-    let (mut sender, mut connection, _) = begin(stream, limits).await?;
+async fn exchange(
+    stream: Stream,
+    mut request: Request<Empty<Bytes>>,
+    limits: &Limits,
+    spelling: &Spelling,
+) -> Result<Answer, Failure> {
+    spelling.apply(&mut request);
+    let (mut sender, mut connection, _) = begin(stream, limits, spelling).await?;
     let response = {
         let mut answer = pin!(sender.send_request(request));
         let mut closed = false;

@@ -28,8 +28,11 @@ const FORGOTTEN: u32 = CLIENTS + 1;
 /// Behind them: log lines that were lost, by [`Process`].
 const LOST_LINES: u32 = FORGOTTEN + 1;
 
+/// Behind them: what befalls HTTP/2 connections, by [`Http2Event`].
+const HTTP2: u32 = LOST_LINES + Process::ALL.len() as u32;
+
 /// How many numbers there are in all.
-const NUMBERS: usize = LOST_LINES as usize + Process::ALL.len();
+const NUMBERS: usize = HTTP2 as usize + Http2Event::ALL.len();
 
 /// The processes that Sluice is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,22 @@ impl Process {
             Self::Gate => "gate",
         }
     }
+}
+
+/// What befalls HTTP/2 connections beside the ends of handshakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http2Event {
+    /// A client took a request back before it was answered.
+    Reset,
+    /// A connection was ended with ENHANCE_YOUR_CALM: for too many of these, or something else that the library bounds.
+    Flood,
+    /// A connection had as many streams as it may have.
+    Full,
+}
+
+impl Http2Event {
+    /// All of them, in the order of their values.
+    pub const ALL: [Self; 3] = [Self::Reset, Self::Flood, Self::Full];
 }
 
 /// The mapped counters.
@@ -121,6 +140,17 @@ impl Stats {
     #[must_use]
     pub fn lost_lines(&self) -> [u64; Process::ALL.len()] {
         Process::ALL.map(|process| self.handshakes.read(LOST_LINES + process as u32))
+    }
+
+    /// Counts an event of an HTTP/2 connection.
+    pub fn count_http2(&self, event: Http2Event) {
+        self.handshakes.atomic(HTTP2 + event as u32, 0).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many of these events there were, by [`Http2Event::ALL`].
+    #[must_use]
+    pub fn http2(&self) -> [u64; Http2Event::ALL.len()] {
+        Http2Event::ALL.map(|event| self.handshakes.read(HTTP2 + event as u32))
     }
 
     /// The counters of a carried pair.

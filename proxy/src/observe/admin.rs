@@ -170,6 +170,7 @@ impl OfGate {
             handshakes,
             clients: self.stats.clients(),
             lost_lines: self.stats.lost_lines(),
+            http2: self.stats.http2(),
             certificates: self.certificates.rows(),
             backends: (self.backends)(),
         }

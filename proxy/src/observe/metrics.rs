@@ -15,7 +15,7 @@ use proxy_common::scan::{OPCODES, bucket_limit};
 
 use super::{BackendRow, CertificateRow, ServerRow};
 use crate::handoff::close::{CODES, CloseCounts};
-use crate::handoff::stats::Process;
+use crate::handoff::stats::{Http2Event, Process};
 use crate::handoff::{Engine, Snapshot};
 
 /// What only the gate knows, at one moment.
@@ -27,6 +27,8 @@ pub(super) struct PageOfGate {
     pub(super) clients: [u64; 2],
     /// Log lines that were lost, by [`Process::ALL`].
     pub(super) lost_lines: [u64; Process::ALL.len()],
+    /// What befell HTTP/2 connections, by [`Http2Event::ALL`].
+    pub(super) http2: [u64; Http2Event::ALL.len()],
     pub(super) certificates: Vec<CertificateRow>,
     pub(super) backends: Vec<BackendRow>,
 }
@@ -127,6 +129,7 @@ impl Collector for Page {
         self.sizes(encoder)?;
         self.events(encoder)?;
         self.limits(encoder)?;
+        self.http2(encoder)?;
         self.files(encoder)?;
         self.backends(encoder)
     }
@@ -205,6 +208,16 @@ impl Page {
         let help =
             "Clients that were forgotten while their rate was still to be remembered: limits.per_client.addresses";
         lone_counter(encoder, "sluice_client_addresses_evicted", help, self.of_gate.clients[1])
+    }
+
+    fn http2(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let of = |event| self.of_gate.http2[event as usize];
+        let help = "Requests over HTTP/2 that their client took back before they were answered";
+        lone_counter(encoder, "sluice_http2_requests_reset", help, of(Http2Event::Reset))?;
+        let help = "HTTP/2 connections that were ended with ENHANCE_YOUR_CALM: for too many of these, say (limits.http2_resets)";
+        lone_counter(encoder, "sluice_http2_connections_calmed", help, of(Http2Event::Flood))?;
+        let help = "Times that an HTTP/2 connection had as many requests and WebSockets as limits.http2_streams allows";
+        lone_counter(encoder, "sluice_http2_connections_full", help, of(Http2Event::Full))
     }
 
     fn files(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -31,8 +31,13 @@ fn row(engine: Engine) -> PairRow {
 
 #[test]
 fn an_idle_proxy_shows_every_series() {
-    let handshakes = vec![("upgraded", "none", 0)];
-    let page = PageOfGate { handshakes, clients: [7, 3], lost_lines: [5, 0], ..PageOfGate::default() };
+    let page = PageOfGate {
+        handshakes: vec![("upgraded", "none", 0)],
+        clients: [7, 3],
+        lost_lines: [5, 0],
+        http2: [5, 1, 2],
+        ..PageOfGate::default()
+    };
     let text = render(&Snapshot::default(), page).unwrap();
     for line in [
         "sluice_connections{engine=\"sockmap\"} 0",
@@ -50,6 +55,9 @@ fn an_idle_proxy_shows_every_series() {
         "sluice_log_lines_lost_total{process=\"keeper\"} 5",
         "sluice_log_lines_lost_total{process=\"gate\"} 0",
         "sluice_client_addresses_evicted_total 3",
+        "sluice_http2_requests_reset_total 5",
+        "sluice_http2_connections_calmed_total 1",
+        "sluice_http2_connections_full_total 2",
         "sluice_certificate_reloads_total{result=\"ok\"} 0",
         "sluice_certificate_reloads_total{result=\"failed\"} 0",
         concat!("sluice_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

@@ -165,7 +165,7 @@ async fn ask(gate: &Gate, backend: u16, site: &Site, check: &Check) -> anyhow::R
     };
     let request = Request::from_parts(head, body);
     let limits = Limits { response_body: MOST_READ, ..gate.config.limits.clone() };
-    let answer = upstream::ask(stream, request, &limits, deadline).await;
+    let answer = upstream::ask(stream, request, &limits, gate.spelling(backend), deadline).await;
     let answer = answer.map_err(|failure| anyhow::anyhow!("{failure}"))?;
     let status = answer.status();
     let switched = match (&answer, &opening) {

@@ -35,7 +35,7 @@ fn an_extended_connect_is_a_handshake() {
         ("cookie", "b=2"),
     ];
     let head = over_http2("CONNECT", "https://a.test/chat?x=1", &fields);
-    let head = as_http1(head, Some("websocket"), key_of_zeros()).unwrap();
+    let head = as_http1(head, Some("websocket"), key_of_zeros(), &Limits::default()).unwrap();
     let opening = opening(&head).unwrap();
     assert_eq!((head.method.as_str(), head.version), ("GET", Version::HTTP_11));
     assert_eq!((opening.key, opening.protocols), (key_of_zeros(), vec!["chat".to_owned()]));
@@ -53,27 +53,42 @@ fn what_is_no_request_here() {
         ("GET", "/", &[], None, Some(Refusal::Host)),
         ("GET", "/", &[("host", "a.test")], None, None),
         ("GET", "https://a.test/", &[], None, None),
+        ("GET", "https://a.test/", &[("host", "A.test:443")], None, None),
+        ("GET", "https://a.test/", &[("host", "a.test:80")], None, Some(Refusal::Host)),
+        ("GET", "https://a.test/", &[("host", "b.test")], None, Some(Refusal::Host)),
+        ("GET", "https://a.test/", &[("host", "a.test"), ("host", "a.test")], None, Some(Refusal::Host)),
     ] {
-        let made = as_http1(over_http2(method, target, fields), protocol, key_of_zeros());
+        let made = as_http1(over_http2(method, target, fields), protocol, key_of_zeros(), &Limits::default());
         assert_eq!(made.as_ref().err(), refusal.as_ref(), "{method} {target} {protocol:?}");
         assert!(made.is_err() || made.unwrap().headers.get_all(HOST).iter().eq(["a.test"]));
     }
 }
 
 #[test]
-fn a_host_beside_another_authority_is_refused_by_the_rules_for_both() {
+fn a_host_beside_another_authority_is_refused() {
     let fields = [("sec-websocket-version", "13"), ("host", "other.test")];
     let head = over_http2("CONNECT", "https://a.test/", &fields);
-    let head = as_http1(head, Some("websocket"), key_of_zeros()).unwrap();
-    assert_eq!(opening(&head).err(), Some(Refusal::Host));
+    let made = as_http1(head, Some("websocket"), key_of_zeros(), &Limits::default());
+    assert_eq!(made.err(), Some(Refusal::Host));
 }
 
 #[test]
 fn a_key_or_an_upgrade_of_the_clients_means_nothing() {
     let fields = [("sec-websocket-version", "13"), ("sec-websocket-key", "none"), ("upgrade", "h2c")];
-    let head = as_http1(over_http2("CONNECT", "https://a.test/", &fields), Some("websocket"), key_of_zeros()).unwrap();
+    let head = as_http1(
+        over_http2("CONNECT", "https://a.test/", &fields),
+        Some("websocket"),
+        key_of_zeros(),
+        &Limits::default(),
+    )
+    .unwrap();
     assert_eq!(opening(&head).unwrap().key, key_of_zeros());
-    let head = as_http1(over_http2("GET", "https://a.test/", &[("upgrade", "websocket")]), None, key_of_zeros());
+    let head = as_http1(
+        over_http2("GET", "https://a.test/", &[("upgrade", "websocket")]),
+        None,
+        key_of_zeros(),
+        &Limits::default(),
+    );
     assert!(!head.unwrap().headers.contains_key(UPGRADE), "a GET over HTTP/2 asks for no Upgrade (RFC 9113 §8.6)");
 }
 
@@ -90,6 +105,21 @@ fn the_answer_to_it_speaks_of_no_connection() {
     );
 }
 
+#[test]
+fn the_limits_of_a_head() {
+    let limits = Limits { header_count: 10, head_bytes: 1000, ..Limits::default() };
+    let asked = |fields: &[(&str, &str)]| {
+        as_http1(over_http2("GET", "https://a.test/", fields), None, key_of_zeros(), &limits).err()
+    };
+    assert_eq!(asked(&[("x", "y"); 10]), None);
+    assert_eq!(asked(&[("x", "y"); 11]), Some(Refusal::HeadTooLarge));
+    // Crumbs of a cookie are one field (RFC 9113 section 8.2.3).
+    assert_eq!(asked(&[("cookie", "a=b"); 20]), None);
+    assert_eq!(asked(&[("x", &"y".repeat(700))]), None);
+    assert_eq!(asked(&[("x", &"y".repeat(900))]), Some(Refusal::HeadTooLarge));
+    assert_eq!(asked(&[("cookie", "a=b"); 30]), Some(Refusal::HeadTooLarge));
+}
+
 proptest! {
     /// Whatever comes, what is made of it is HTTP/1.1 with one Host and one Cookie, or nothing is.
     #[test]
@@ -102,7 +132,7 @@ proptest! {
     ) {
         let fields: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(values.iter().map(String::as_str)).collect();
         prop_assume!(target.parse::<Uri>().is_ok());
-        if let Ok(head) = as_http1(over_http2(&method, &target, &fields), protocol.as_deref(), key_of_zeros()) {
+        if let Ok(head) = as_http1(over_http2(&method, &target, &fields), protocol.as_deref(), key_of_zeros(), &Limits::default()) {
             prop_assert_eq!(head.version, Version::HTTP_11);
             prop_assert!(head.method != Method::CONNECT);
             prop_assert!(head.headers.contains_key(HOST));

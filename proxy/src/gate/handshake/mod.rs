@@ -1,7 +1,7 @@
 //! The WebSocket handshake, judged: heads in, verdicts out. No socket, no clock.
 //!
 //! * [`Visitor`]: whom a request comes from, when proxies stand before Sluice.
-//! * [`Target`]: whom it is for.
+//! * [`settle`]: whom it is for, written in one way; [`Target`]: what is read of that.
 //! * [`Opening`]: what a client's request says, once RFC 6455 §4.2.1 has found nothing wrong with it.
 //! * [`Plain`]: what a request that is none says, once it is found to have one reading only.
 //! * [`http2`]: the same requests over HTTP/2.
@@ -16,6 +16,7 @@ pub(super) mod http2;
 mod path;
 mod plain;
 mod request;
+mod settle;
 mod target;
 
 #[cfg(test)]
@@ -27,4 +28,5 @@ pub(super) use forwarded::Visitor;
 pub(super) use path::{PlainPath, decode_leniently, is_below, is_same};
 pub(super) use plain::{Plain, asks_for_websocket};
 pub(super) use request::{Caller, Opening, Scheme, key};
-pub(super) use target::Target;
+pub(super) use settle::{Fragment, settle};
+pub(super) use target::{Target, is_for_the_server};

@@ -33,7 +33,8 @@ impl Plain {
     /// The first thing that is wrong with it.
     pub(in crate::gate) fn check(head: &Parts, visitor: &Visitor) -> Result<Self, Refusal> {
         let headers = &head.headers;
-        if head.version != Version::HTTP_11 {
+        // HTTP/1.0: health checks, and proxies of some age, speak it.
+        if !matches!(head.version, Version::HTTP_11 | Version::HTTP_10) {
             return Err(Refusal::HttpVersion);
         }
         // TRACE would show the client what only backends are to see (RFC 9110 §9.3.8); CONNECT is for forward proxies.

@@ -3,7 +3,7 @@
 use http::Request;
 use proptest::prelude::*;
 
-use super::super::Scheme;
+use super::super::{Scheme, settle};
 use super::*;
 use crate::config::Forwarded;
 
@@ -16,6 +16,9 @@ fn head(method: &str, target: &str, fields: &[(&str, &str)]) -> Parts {
 }
 
 fn check(head: &Parts) -> Result<Plain, Refusal> {
+    let mut head = head.clone();
+    settle(&mut head, None)?;
+    let head = &head;
     let peer = "192.0.2.1:1".parse::<std::net::SocketAddr>().unwrap().into();
     Plain::check(head, &Visitor::judge(&Forwarded::default(), peer, Scheme::Plain, &head.headers))
 }
@@ -29,9 +32,12 @@ fn what_passes_and_what_does_not() {
         ("PUT", "/x", &[("transfer-encoding", "chunked")], None),
         ("OPTIONS", "/x", &[("connection", "keep-alive, upgrade"), ("upgrade", "h2c")], None),
         ("GET", "http://a.test/x", &[], None),
-        ("GET", "http://b.test/x", &[], Some(Refusal::Host)),
+        ("GET", "http://b.test/x", &[], None),
+        ("GET", "ftp://a.test/x", &[], Some(Refusal::Path)),
+        ("GET", "a.test:80", &[], Some(Refusal::Path)),
         ("GET", "/x", &[("host", "a.test")], Some(Refusal::Host)),
-        ("OPTIONS", "*", &[], Some(Refusal::Path)),
+        ("OPTIONS", "*", &[], None),
+        ("GET", "*", &[], Some(Refusal::Path)),
         ("GET", "/a/%2e%2E/b", &[], Some(Refusal::Path)),
         ("TRACE", "/", &[], Some(Refusal::Method)),
         ("CONNECT", "a.test:80", &[], Some(Refusal::Method)),
@@ -49,6 +55,8 @@ fn what_passes_and_what_does_not() {
     }
     let mut old = head("GET", "/", &[]);
     old.version = Version::HTTP_10;
+    assert_eq!(check(&old).err(), None);
+    old.version = Version::HTTP_09;
     assert_eq!(check(&old).err(), Some(Refusal::HttpVersion));
 }
 

@@ -1,5 +1,6 @@
 //! Whom a request is for: what every request says, WebSocket handshake or not.
 
+use http::Method;
 use http::header::HOST;
 use http::request::Parts;
 
@@ -8,6 +9,14 @@ use super::grammar;
 use super::path::PlainPath;
 use crate::config::{Origin, split_authority, split_origin};
 use crate::gate::refusal::Refusal;
+
+/// The target of a request for the server as a whole (RFC 9112 §3.2.4).
+const ASTERISK: &str = "*";
+
+/// Whether a request is for the server as a whole: `OPTIONS *`.
+pub(in crate::gate) fn is_for_the_server(head: &Parts) -> bool {
+    head.method == Method::OPTIONS && head.uri.path_and_query().is_some_and(|target| target.as_str() == ASTERISK)
+}
 
 /// Whom a request is for.
 #[derive(Clone, Debug)]
@@ -21,23 +30,19 @@ pub(in crate::gate) struct Target {
 }
 
 impl Target {
-    /// Reads it.
+    /// Reads it from a request in origin form ([`super::settle`], [`super::http2::as_http1`]).
     ///
     /// # Errors
-    /// [`Refusal::Host`] without exactly one Host, or with another in the target (RFC 9112 §3.2.2 lets the target win;
-    /// two that differ are how requests are smuggled past a check, so they are refused). [`Refusal::Path`] without a
-    /// plain path.
+    /// [`Refusal::Host`] without exactly one Host. [`Refusal::Path`] without a plain path; that of `OPTIONS *` is `/`,
+    /// which stands for the whole server.
     pub(in crate::gate) fn read(head: &Parts, visitor: &Visitor) -> Result<Self, Refusal> {
         let value = grammar::only(&head.headers, HOST).map_err(|_| Refusal::Host)?;
         let text = value.to_str().map_err(|_| Refusal::Host)?;
         let (name, _) = split_authority(text).map_err(|_| Refusal::Host)?;
-        let other = head.uri.authority().is_some_and(|authority| !authority.as_str().eq_ignore_ascii_case(text));
-        if other {
-            return Err(Refusal::Host);
-        }
         let seen = visitor.host.as_deref().unwrap_or(text);
         let own_origin = split_origin(&format!("{}://{seen}", visitor.scheme.http())).map_err(|_| Refusal::Host)?;
-        let path = PlainPath::read(head.uri.path()).ok_or(Refusal::Path)?;
+        let sent = if is_for_the_server(head) { "/" } else { head.uri.path() };
+        let path = PlainPath::read(sent).ok_or(Refusal::Path)?;
         Ok(Self { host: name.strip_suffix('.').map(String::from).unwrap_or(name), own_origin, path })
     }
 }

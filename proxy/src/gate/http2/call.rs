@@ -12,8 +12,9 @@ use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Body as _;
 
+use super::Tunnel;
 use super::body::{self, Received};
-use super::{Counted, Tunnel};
+use super::calls::Counted;
 use crate::gate::exchange::{AnswerBody, Gone};
 use crate::gate::handshake::http2;
 use crate::gate::interim::{Interim, Interims};
@@ -70,7 +71,14 @@ impl Call {
     pub(in crate::gate) async fn while_there<F: Future>(&mut self, work: F) -> Result<F::Output, Gone> {
         let mut work = pin!(work);
         poll_fn(|cx| {
-            if self.respond.poll_reset(cx).is_ready() || self.say_interims(cx).is_err() {
+            if let Poll::Ready(ended) = self.respond.poll_reset(cx) {
+                // An error is the end of the whole connection.
+                if ended.is_ok() {
+                    self.counted.taken_back();
+                }
+                return Poll::Ready(Err(Gone));
+            }
+            if self.say_interims(cx).is_err() {
                 return Poll::Ready(Err(Gone));
             }
             work.as_mut().poll(cx).map(Ok)

@@ -8,7 +8,8 @@ use bytes::{Buf as _, Bytes};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Counted, broken};
+use super::broken;
+use super::calls::Counted;
 
 /// Both directions of a stream. END_STREAM is what FIN is on a connection of one's own, and RST_STREAM what RST is.
 /// Dropped before both have ended, it is reset, behind what has been written.

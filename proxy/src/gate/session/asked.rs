@@ -15,6 +15,7 @@ use super::note::Note;
 use super::plain::Plain;
 use super::states::{Admitted, Stopped};
 use super::visit::Visit;
+use crate::config::Limits;
 use crate::gate::Gate;
 use crate::gate::dial::Errand;
 use crate::gate::exchange::{self, Gone};
@@ -70,10 +71,11 @@ pub(super) struct From {
 
 impl Asked {
     /// The request as it would have come over HTTP/1.1.
-    pub(super) fn over_http2(self, visit: Visit) -> Result<HeadRead, Stopped> {
+    pub(super) fn over_http2(self, visit: Visit, limits: &Limits) -> Result<HeadRead, Stopped> {
         let Self { client, mut head, scheme } = self;
         let protocol = head.extensions.remove::<h2::ext::Protocol>();
-        match http2::as_http1(head, protocol.as_ref().map(h2::ext::Protocol::as_str), handshake::key(rand::random())) {
+        let protocol = protocol.as_ref().map(h2::ext::Protocol::as_str);
+        match http2::as_http1(head, protocol, handshake::key(rand::random()), limits) {
             Ok(head) => Ok(HeadRead { visit, client, keys: Keys::User(WhyNot::Http2), scheme, head }),
             Err(refusal) => Err(Stopped::Refused(client, refusal, Some(visit.permit))),
         }
@@ -90,6 +92,7 @@ impl HeadRead {
         let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted, key: None };
         let mut cors = Cors::of(&self.head.headers);
         let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {
+            handshake::settle(&mut self.head, self.visit.came_to)?;
             let verdict = Verdict::judge(&gate.routes, &self.head, &visitor)?;
             cors.reader = if verdict.names_page() { Reader::Named } else { Reader::Anybody };
             self.visit.permit.go(verdict.rule.way.route)?;

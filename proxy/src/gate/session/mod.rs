@@ -90,6 +90,7 @@ async fn introduce(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
         Ok(Some(ends)) => {
             tracing::debug!(conn = %visit.id, client = %ends.source, proxy = %visit.client, "a proxy says who it is");
             (visit.client, visit.ends) = (Peer::Inet(ends.source), Some(ends));
+            visit.came_to = Some(ends.destination);
             Some(Accepted { visit, stream })
         }
         Err(NoHeader::Gone) => {
@@ -207,7 +208,7 @@ pub(super) async fn call(gate: Arc<Gate>, visit: Result<Visit, Note>, asked: Ask
     note.begin(&asked.head);
     let stopped = match visit {
         Err(_) => Err(Stopped::Refused(asked.client, Refusal::Full, None)),
-        Ok(visit) => match asked.over_http2(visit) {
+        Ok(visit) => match asked.over_http2(visit, &gate.config.limits) {
             Ok(asked) => requests(&gate, asked, &mut note).await,
             Err(stopped) => Err(stopped),
         },

@@ -197,8 +197,9 @@ impl Dialled {
         client.follow(&mut request);
         let berth = self.berth;
         let cookie = gate.stick(&errand, berth.server(), from.scheme);
+        let spelling = gate.spelling(rule.way.backend);
         let late = after(gate.config.timeouts(rule.way.route).response);
-        let ask = timeout_at(visit.done_by, upstream::ask(self.backend, request, &gate.config.limits, late));
+        let ask = timeout_at(visit.done_by, upstream::ask(self.backend, request, &gate.config.limits, spelling, late));
         let answer = match client.while_there(ask).await {
             Err(Gone) => return Err(Stopped::Gone),
             // The client has had a part of that time: it says nothing of the server.

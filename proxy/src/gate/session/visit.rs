@@ -1,5 +1,6 @@
 //! What is known of a connection before anything of it has been read.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ pub(in crate::gate) struct Visit {
     pub(in crate::gate) client: Peer,
     /// Its address and the one that it came to, if they are known and some backend is to be told.
     pub(in crate::gate) ends: Option<Ends>,
+    /// The address that it came to, of this machine or of the proxy before it; a Unix socket has none.
+    pub(in crate::gate) came_to: Option<SocketAddr>,
     /// Who the client is by its certificate, if it has shown one.
     pub(in crate::gate) person: Option<Arc<Person>>,
     pub(in crate::gate) listener: u16,
@@ -65,6 +68,7 @@ impl Visit {
             id: note.id,
             client: self.client,
             ends: self.ends,
+            came_to: self.came_to,
             person: self.person.clone(),
             listener: self.listener,
             accepted_ms: epoch_ms(),

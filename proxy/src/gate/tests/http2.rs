@@ -7,10 +7,11 @@ use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Duration, timeout};
 
 use super::bench::{ACCEPT, Bench, NEVER, Setup, asked, backend, read_exact, read_head, until};
 use crate::gate::refusal::{Outcome, Refusal};
+use crate::handoff::stats::Http2Event;
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 
 struct Client {
@@ -172,7 +173,7 @@ async fn a_reset_passes_both_ways() {
     // While nothing is read of it, since the backend takes nothing.
     let (mut send, _receive, server) = client.open(&listener).await;
     let flood = Bytes::from(vec![7; 16 * 1024]);
-    while timeout(std::time::Duration::from_millis(200), ready(&mut send)).await.is_ok() {
+    while timeout(Duration::from_millis(200), ready(&mut send)).await.is_ok() {
         send.send_data(flood.clone(), false).unwrap();
     }
     send.send_reset(Reason::CANCEL);
@@ -196,12 +197,12 @@ async fn a_stream_that_is_not_read_holds_back_no_other() {
     let (_send, stalled_receive, mut talker) = client.open(&listener).await;
     let (mut send, mut receive, mut server) = client.open(&listener).await;
     // A backend that reads nothing, and a client's stream that is not read.
-    while timeout(std::time::Duration::from_millis(200), ready(&mut stalled)).await.is_ok() {
+    while timeout(Duration::from_millis(200), ready(&mut stalled)).await.is_ok() {
         stalled.send_data(Bytes::from(vec![1; 16 * 1024]), false).unwrap();
     }
     let flood = vec![2; 64 * 1024];
     let mut flooded = 0;
-    while let Ok(written) = timeout(std::time::Duration::from_millis(200), talker.write(&flood)).await {
+    while let Ok(written) = timeout(Duration::from_millis(200), talker.write(&flood)).await {
         flooded += written.unwrap();
         assert!(flooded < 64 << 20, "the gate takes everything");
     }
@@ -278,6 +279,67 @@ async fn streams_count_as_connections() {
 }
 
 #[tokio::test]
+async fn a_head_beyond_the_limits_is_told_so_on_its_stream() {
+    let (bench, _listener) = bench(&format!("{FORWARD}[limits]\nheader_count = 40\n")).await;
+    let mut client = client(&bench).await;
+    let long = ["x".repeat(20_000), "x".repeat(60_000)];
+    let many = vec!["y".to_owned(); 50];
+    for values in [&long[..1], &long[1..], &many] {
+        let mut request = Request::get("http://app.test/").body(()).unwrap();
+        for value in values {
+            request.headers_mut().append("x", value.parse().unwrap());
+        }
+        let (answer, _) = client.ask(request, true).await;
+        assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let status = answer.headers()["proxy-websocket-status"].to_str().unwrap();
+        assert!(status.starts_with("rejected; reason=head-too-large; "), "{status}");
+    }
+    bench.counted(Outcome::Refused(Refusal::HeadTooLarge), 3).await;
+}
+
+#[tokio::test]
+async fn who_takes_back_more_requests_than_fit_is_told_to_calm_down() {
+    let (bench, listener) = bench(&format!("{FORWARD}[limits]\nhttp2_resets = 20\n")).await;
+    let Client { mut send, connection } = client(&bench).await;
+    // A backend that takes whatever comes and answers nothing.
+    tokio::spawn(async move {
+        let mut asked = Vec::new();
+        while let Ok((server, _)) = listener.accept().await {
+            asked.push(server);
+        }
+    });
+    let mut taken_back = 0;
+    // Behind the end of the connection nothing can be sent.
+    while taken_back < 100
+        && let Ok(ready) = send.ready().await
+    {
+        send = ready;
+        let asked = send.send_request(Request::get("http://app.test/").body(()).unwrap(), true);
+        let Ok((answer, mut stream)) = asked else { break };
+        let before = bench.stats.http2()[Http2Event::Reset as usize];
+        // The task of the request runs before it is taken back.
+        let _ = timeout(Duration::from_millis(20), answer).await;
+        stream.send_reset(Reason::CANCEL);
+        taken_back += 1;
+        let _ = timeout(NEVER, until(|| bench.stats.http2()[Http2Event::Reset as usize] > before)).await;
+    }
+    let ended = timeout(NEVER, connection).await.expect("the connection lives").unwrap().unwrap_err();
+    assert_eq!((ended.reason(), taken_back), (Some(Reason::ENHANCE_YOUR_CALM), 21), "{ended:?}");
+    assert_eq!(bench.stats.http2(), [21, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_connection_with_all_its_streams_is_counted() {
+    let (bench, listener) = bench("[limits]\nhttp2_streams = 2\n").await;
+    let mut client = client(&bench).await;
+    let first = client.open(&listener).await;
+    assert_eq!(bench.stats.http2()[Http2Event::Full as usize], 0);
+    let second = client.open(&listener).await;
+    assert_eq!(bench.stats.http2()[Http2Event::Full as usize], 1);
+    drop((first, second));
+}
+
+#[tokio::test]
 async fn the_switch_turns_it_off() {
     let (server, _listener) = backend().await;
     let mut setup = Setup::plain(&[server], "");
@@ -314,7 +376,7 @@ async fn an_idle_connection_is_told_to_go() {
     let mut client = client(&bench).await;
     let (send, receive, server) = client.open(&listener).await;
     // Not while there is a WebSocket on it, however silent.
-    assert!(timeout(std::time::Duration::from_millis(600), &mut client.connection).await.is_err());
+    assert!(timeout(Duration::from_millis(600), &mut client.connection).await.is_err());
     drop((send, receive, server));
     let ended = timeout(NEVER, client.connection).await.expect("it stays").unwrap();
     assert!(ended.is_ok(), "{ended:?}");

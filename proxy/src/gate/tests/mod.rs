@@ -14,6 +14,7 @@ mod limits;
 mod plain;
 mod proxy_headers;
 mod refusals;
+mod requests;
 mod secure;
 mod silence;
 mod user_tls;
