@@ -38,13 +38,11 @@ pub(super) struct Asked {
     request: Option<u64>,
     /// Not before this.
     due: Instant,
-    /// When it was last said that pairs are dropped.
-    said: Option<Instant>,
 }
 
 impl Asked {
     pub(super) fn new(now: Instant) -> Self {
-        Self { request: None, due: now, said: None }
+        Self { request: None, due: now }
     }
 
     /// How long until a snapshot may be taken, if one is wanted.
@@ -191,8 +189,8 @@ impl Keeper {
         self.close_all(fds);
         self.relay.ended.left(Tally::from(&pair.facts));
         let now = Instant::now();
-        if self.asked.said.is_none_or(|at| now.saturating_duration_since(at) >= SAY_AGAIN) {
-            self.asked.said = Some(now);
+        if self.said_dropped.is_none_or(|at| now.saturating_duration_since(at) >= SAY_AGAIN) {
+            self.said_dropped = Some(now);
             tracing::error!(conn = %pair.facts.id, why, "a new pair was dropped");
         }
     }
