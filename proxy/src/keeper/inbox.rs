@@ -39,13 +39,11 @@ pub(super) struct Asked {
     due: Instant,
     /// What the snapshot that is being taken has cost so far.
     spent: Duration,
-    /// When it was last said that pairs are dropped.
-    said: Option<Instant>,
 }
 
 impl Asked {
     pub(super) fn new(now: Instant) -> Self {
-        Self { request: None, due: now, spent: Duration::ZERO, said: None }
+        Self { request: None, due: now, spent: Duration::ZERO }
     }
 
     /// How long until a snapshot may be taken, if one is wanted.
@@ -192,8 +190,8 @@ impl Keeper {
         self.close_all(fds);
         self.relay.ended.left(Tally::from(&pair.facts));
         let now = Instant::now();
-        if self.asked.said.is_none_or(|at| now.saturating_duration_since(at) >= SAY_AGAIN) {
-            self.asked.said = Some(now);
+        if self.said_dropped.is_none_or(|at| now.saturating_duration_since(at) >= SAY_AGAIN) {
+            self.said_dropped = Some(now);
             tracing::error!(conn = %pair.facts.id, why, "a new pair was dropped");
         }
     }

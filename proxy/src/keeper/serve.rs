@@ -34,8 +34,11 @@ const FAREWELL: Duration = Duration::from_secs(6);
 /// Events of the kernel program that are read before the others get their turn.
 const EVENTS_TURN: usize = 256;
 
-/// When to try again what waits for the gate to read, or for descriptors to be closed.
+/// When to try again what waits for the gate to read.
 const GATE_RETRY: Duration = Duration::from_millis(50);
+
+/// When to look again whether descriptors have been closed, so that the gate can be read on: a close takes microseconds.
+const CLOSE_RETRY: Duration = Duration::from_millis(5);
 
 /// Everything that the keeper has.
 pub(super) struct Keeper {
@@ -57,6 +60,8 @@ pub(super) struct Keeper {
     /// The gate's process has ended.
     gate_ended: bool,
     pub(super) asked: Asked,
+    /// When it was last said that pairs are dropped.
+    pub(super) said_dropped: Option<Instant>,
     pub(super) relay: Relay,
     pub(super) slow: SlowTurns,
     pub(super) buffer: Vec<u8>,
@@ -95,6 +100,7 @@ impl Keeper {
             paused: false,
             gate_ended: false,
             asked: Asked::new(Instant::now()),
+            said_dropped: None,
             carried: Carried::new(stats),
             found: BTreeMap::new(),
             down: BTreeSet::new(),
@@ -170,10 +176,11 @@ impl Keeper {
     /// How long nothing is due.
     pub(super) fn sleep(&self, now: Instant) -> Option<Duration> {
         let listens = self.gate.listening().is_some();
-        let retry = (!self.relay.ended.unreported.is_empty() && listens) || self.paused || self.gate_ended;
+        let retry = (!self.relay.ended.unreported.is_empty() && listens).then_some(GATE_RETRY);
+        let closes = (self.paused || self.gate_ended).then_some(CLOSE_RETRY);
         let look = self.files.next(now).filter(|_| listens);
         let snapshot = self.asked.next(now).map(|wait| wait.max(GATE_RETRY)).filter(|_| listens);
-        let sleep = [self.relay.sleep(now), self.gate.next(now), look, snapshot, retry.then_some(GATE_RETRY)];
+        let sleep = [self.relay.sleep(now), self.gate.next(now), look, snapshot, retry, closes];
         sleep.into_iter().flatten().min()
     }
 

@@ -110,6 +110,7 @@ const OF_THE_GATE: &[i64] = &[
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
     libc::SYS_eventfd2,
+    libc::SYS_pipe2,
     libc::SYS_ppoll,
     // Memory.
     libc::SYS_munmap,
@@ -169,6 +170,8 @@ const OF_OLD: &[i64] = &[];
 const OPTIONS: &[(i32, i32)] = &[
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
     (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+    // To end with an RST. (How long a close shall wait cannot be seen from here.)
+    (libc::SOL_SOCKET, libc::SO_LINGER),
     (libc::SOL_SOCKET, libc::SO_RCVBUF),
     (libc::SOL_SOCKET, libc::SO_SNDBUF),
     (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
@@ -195,8 +198,7 @@ const OPERATIONS: &[i32] =
 /// What open(2) must not be asked for: to write, or to make something.
 const WRITING: i32 = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
 
-/// Leaves this process what the gate calls, for ever. Call while the process has one thread, with everything else given
-/// up.
+/// Leaves every thread of this process what the gate calls, for ever. Call with everything else given up.
 ///
 /// # Errors
 /// The kernel has no such filters (CONFIG_SECCOMP_FILTER).
@@ -205,7 +207,7 @@ pub fn confine_gate() -> io::Result<()> {
     install(of_the_gate().and_then(|rules| compile(rules, lacks(libc::ENOSYS), SeccompAction::Allow)))
 }
 
-/// Takes from this process what nothing of Sluice calls, and so from every gate. Call while the process has one thread.
+/// Takes from every thread of this process what nothing of Sluice calls, and so from every gate.
 ///
 /// # Errors
 /// As [`confine_gate`].
@@ -219,7 +221,7 @@ fn lacks(error: i32) -> SeccompAction {
 }
 
 fn install(program: Result<BpfProgram, BackendError>) -> io::Result<()> {
-    seccompiler::apply_filter(&program.map_err(io::Error::other)?).map_err(io::Error::other)
+    seccompiler::apply_filter_all_threads(&program.map_err(io::Error::other)?).map_err(io::Error::other)
 }
 
 fn compile(rules: Rules, others: SeccompAction, these: SeccompAction) -> Result<BpfProgram, BackendError> {
@@ -324,7 +326,8 @@ mod tests {
         assert!(File::create(std::env::temp_dir().join("sluice-confined")).is_err());
         assert!(lacking(rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)));
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        assert!(lacking(sockopt::set_socket_linger(&socket, Some(Duration::ZERO))));
+        sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
+        assert!(lacking(sockopt::set_socket_oobinline(&socket, true)));
         sockopt::set_tcp_nodelay(&socket, true).unwrap();
         // SAFETY: a fresh mapping aliases nothing of ours, and it is not made.
         let code = unsafe {
