@@ -349,3 +349,32 @@ fn strangers_make_no_series() {
     assert_eq!((before, series()), (38, 38));
     assert_eq!(count("other"), 5, "{}", metrics.0);
 }
+
+#[test]
+fn no_counter_of_close_codes_goes_down() {
+    let backend = RawBackend::start().unwrap();
+    let sluice = Sluice::start(&Setup::via(backend.address, Via::Copy)).unwrap();
+    let counts = || {
+        let metrics = sluice.metrics().unwrap();
+        let labels = |code| [("direction", "client_to_backend"), ("code", code)];
+        ["1000", "3xxx"].map(|code| metrics.sum("sluice_close_codes_total", &labels(code)))
+    };
+    let mut client = sluice.ask(Via::Copy, b"").unwrap();
+    let server = backend.accept_upgrade(b"").unwrap();
+    assert_eq!(Head::read(&mut client).unwrap().status(), 101);
+    let mut before = [0; 2];
+    // One Close frame behind another, which no client should send.
+    for code in [1000_u16, 3000, 1000] {
+        let [high, low] = code.to_be_bytes();
+        client.write_all(&[0x88, 0x82, 0, 0, 0, 0, high, low]).unwrap();
+        eventually("the pair shows its latest code", || {
+            let shown = sluice.connections().ok()?.first()?["client_to_backend"]["close_code"].as_u64();
+            (shown == Some(code.into())).then_some(())
+        });
+        let now = counts();
+        assert!(now.iter().zip(before).all(|(now, before)| *now >= before), "{before:?}, and then {now:?}");
+        before = now;
+    }
+    drop((client, server));
+    eventually("the pair is counted", || (counts() == [1, 0]).then_some(()));
+}

@@ -11,8 +11,11 @@ use crate::gate::handshake::decode_leniently;
 const MOST: usize = 64;
 const MOST_BYTES: usize = 64 * 1024;
 
+/// A path, read in one more way.
+type Step = fn(&[u8]) -> Vec<u8>;
+
 /// What a lenient backend may do to a path:
-const STEPS: [fn(&[u8]) -> Vec<u8>; 11] = [
+const STEPS: [Step; 11] = [
     // decode it once more, also `%u0061` (IIS);
     decode_leniently,
     // read other forms of ASCII as ASCII: overlong UTF-8, full width (Windows' best fit);
