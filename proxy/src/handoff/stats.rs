@@ -28,8 +28,37 @@ const FORGOTTEN: u32 = CLIENTS + 1;
 /// Behind them: log lines that were lost, by [`Process`].
 const LOST_LINES: u32 = FORGOTTEN + 1;
 
+/// Behind them: how often something was short, by [`Short`].
+const SHORTAGES: u32 = LOST_LINES + Process::ALL.len() as u32;
+
 /// How many numbers there are in all.
-const NUMBERS: usize = LOST_LINES as usize + Process::ALL.len();
+const NUMBERS: usize = SHORTAGES as usize + Short::ALL.len();
+
+/// What a gate can be short of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// Room for another connection.
+    Connections,
+    /// Open files, at accept(2).
+    AcceptFiles,
+    /// Open files or ports, at connect(2).
+    Dial,
+}
+
+impl Short {
+    /// All, in the order of their values.
+    pub const ALL: [Self; 3] = [Self::Connections, Self::AcceptFiles, Self::Dial];
+
+    /// The value of the `of` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::AcceptFiles => "accept-files",
+            Self::Dial => "dial-files-or-ports",
+        }
+    }
+}
 
 /// The processes that Sluice is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +150,17 @@ impl Stats {
     #[must_use]
     pub fn lost_lines(&self) -> [u64; Process::ALL.len()] {
         Process::ALL.map(|process| self.handshakes.read(LOST_LINES + process as u32))
+    }
+
+    /// The gate was short of something once more.
+    pub fn count_shortage(&self, what: Short) {
+        self.handshakes.atomic(SHORTAGES + what as u32, 0).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it was, by [`Short::ALL`].
+    #[must_use]
+    pub fn shortages(&self) -> [u64; Short::ALL.len()] {
+        Short::ALL.map(|what| self.handshakes.read(SHORTAGES + what as u32))
     }
 
     /// The counters of a carried pair.

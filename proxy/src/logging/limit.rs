@@ -180,7 +180,7 @@ mod tests {
 
     fn kind(reason: &str) -> Kind {
         static CALLSITE: tracing::callsite::DefaultCallsite = {
-            static METADATA: tracing::Metadata<'static> = tracing::metadata! {
+            static METADATA: Metadata<'static> = tracing::metadata! {
                 name: "test", target: "test", level: Level::INFO, fields: &[],
                 callsite: &CALLSITE, kind: tracing::metadata::Kind::EVENT
             };

@@ -144,6 +144,7 @@ impl OfGate {
             handshakes,
             clients: self.stats.clients(),
             lost_lines: self.stats.lost_lines(),
+            shortages: self.stats.shortages(),
             certificates: self.certificates.rows(),
             backends: (self.backends)(),
         }

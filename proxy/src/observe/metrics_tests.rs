@@ -32,7 +32,8 @@ fn row(engine: Engine) -> PairRow {
 #[test]
 fn an_idle_proxy_shows_every_series() {
     let handshakes = vec![("upgraded", "none", 0)];
-    let page = PageOfGate { handshakes, clients: [7, 3], lost_lines: [5, 0], ..PageOfGate::default() };
+    let page =
+        PageOfGate { handshakes, clients: [7, 3], lost_lines: [5, 0], shortages: [0, 1, 2], ..PageOfGate::default() };
     let text = render(&Snapshot::default(), page).unwrap();
     for line in [
         "sluice_connections{engine=\"sockmap\"} 0",
@@ -46,6 +47,8 @@ fn an_idle_proxy_shows_every_series() {
         "sluice_relay_flips_total 0",
         "sluice_gate_starts_total 0",
         "sluice_client_addresses 7",
+        "sluice_shortages_total{of=\"connections\"} 0",
+        "sluice_shortages_total{of=\"dial-files-or-ports\"} 2",
         "sluice_log_lines_lost_total{process=\"keeper\"} 5",
         "sluice_log_lines_lost_total{process=\"gate\"} 0",
         "sluice_client_addresses_evicted_total 3",

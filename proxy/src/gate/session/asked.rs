@@ -19,6 +19,7 @@ use crate::gate::handshake::{self, Scheme, Visitor, forward as headers, http2};
 use crate::gate::judge::{self, Kind, Verdict};
 use crate::gate::limit::Denied;
 use crate::gate::policy::{Rule, Subject, Way};
+use crate::gate::refusal::Refusal;
 use crate::gate::sticky::Kept;
 use crate::gate::stream::Keys;
 use crate::handoff::{Peer, WhyNot};
@@ -82,6 +83,9 @@ impl HeadRead {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
         note.client = visitor.client;
         note.begin(&self.head);
+        if self.visit.permit.is_spare() {
+            return Err(Stopped::Refused(self.client, Refusal::Full, Some(self.visit.permit)));
+        }
         let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted, key: None };
         let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {
             let verdict = Verdict::judge(&gate.routes, &self.head, &visitor)?;
