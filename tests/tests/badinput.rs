@@ -9,8 +9,8 @@ use std::path::Path;
 
 use sluice_tests::backend::Echo;
 use sluice_tests::client::Client;
-use sluice_tests::http::{self, Head, respond};
-use sluice_tests::process::{Program, free_addresses, open_files};
+use sluice_tests::http::{self, respond};
+use sluice_tests::process::{Program, free_addresses};
 use sluice_tests::sluice::{Folder, Setup, Sluice, binary, dial};
 use sluice_tests::wait::eventually;
 use sluice_tests::{Via, needs};
@@ -206,28 +206,4 @@ fn forced_to_use_sockmap_without_privilege_it_does_not_start() {
     let error = Sluice::start(&setup.program(for_everybody(folder.path())).keys_for_everybody()).err();
     let text = format!("{:#}", error.expect("it started"));
     assert!(text.contains("no-privilege") || text.contains("CAP_BPF"), "{text}");
-}
-
-#[test]
-fn running_out_of_open_files_stops_accepting_only() {
-    if let Err(reason) = needs::program("prlimit") {
-        return needs::skip(&reason);
-    }
-    let echo = Echo::start().unwrap();
-    let setup = Setup::via(echo.address, Via::Copy).under(&["prlimit", "--nofile=128:128"]);
-    let sluice = Sluice::start(&setup).unwrap();
-    let mut established = Client::open(sluice.connect(Via::Copy).unwrap(), sluice.ws).unwrap();
-    // More than there are files for. Those without one wait in the listener's queue, in the order of arrival.
-    let crowd: Vec<_> = (0..120).map(|_| sluice.ask(Via::Copy, b"").unwrap()).collect();
-    established.converse().unwrap();
-    // They leave one after the other, and each makes room for one that waits.
-    for (number, mut client) in crowd.into_iter().enumerate() {
-        let head = Head::read(&mut client).unwrap_or_else(|error| panic!("connection {number}: {error}"));
-        assert_eq!(head.status(), 101, "connection {number}");
-        for process in [sluice.keeper(), sluice.gate()] {
-            assert!(open_files(process.expect("both processes live")) <= 128);
-        }
-        client.reset().unwrap();
-    }
-    established.converse().unwrap();
 }

@@ -78,7 +78,8 @@ pub struct Limits {
     /// Bytes of a backend's body that is passed on with an answer other than 101. 64 KiB: an error page.
     #[schemars(extend("x-unit" = "bytes"))]
     pub response_body: usize,
-    /// Connections at one time, established or not. 0: as many as the limit on open files allows, two for each pair.
+    /// Connections at one time, established or not. Who comes beyond them is refused with 503 and Retry-After, the first one
+    /// after a second in which none has ended. 0: as many as the limit on open files allows, two for each pair.
     #[schemars(extend("x-unit" = "connections"))]
     pub connections: u32,
     /// Requests and WebSockets at one time on one HTTP/2 connection, to which a browser has one for all pages of a site;

@@ -29,6 +29,7 @@ use super::session::Quiesced;
 use super::stream::Stream;
 use super::tls::end_reason;
 use super::{Gate, linger};
+use crate::handoff::stats::Short;
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
 use crate::sys::patience::{self, Patience};
@@ -52,7 +53,10 @@ impl Place {
     /// # Errors
     /// There is none.
     pub(super) fn take(gate: &Arc<Gate>) -> Result<Self, Refusal> {
-        let slot = gate.slots.take().ok_or(Refusal::Full)?;
+        let slot = gate.slots.take().ok_or_else(|| {
+            gate.short(Short::Connections, None);
+            Refusal::Full
+        })?;
         Ok(Self { slot, gate: gate.clone() })
     }
 }

@@ -20,6 +20,7 @@ use super::stream::Stream;
 use super::upstream::{Dialling, Failure};
 use crate::config::Backend;
 use crate::handoff::ConnId;
+use crate::handoff::stats::Short;
 use crate::sys::clock::epoch_ms;
 
 /// What is known of a request for which a server is looked for.
@@ -149,7 +150,12 @@ impl Gate {
         let hello = settings.send_proxy.map(|version| proxy_header::write(version, ends)).transpose();
         let hello = hello.map_err(|_| Refusal::Internal)?.unwrap_or_default();
         let dialling = Dialling { hello: &hello, tls: tls.as_deref(), arming: &self.arming, sources, patience };
-        dialling.dial(&site.address, site.host.as_deref()).await
+        let dialled = dialling.dial(&site.address, site.host.as_deref()).await;
+        dialled.inspect_err(|failure| {
+            if failure.refusal == Refusal::Full {
+                self.short(Short::Dial, failure.cause());
+            }
+        })
     }
 
     /// The Set-Cookie for a client that has been answered by this server, if it needs one.

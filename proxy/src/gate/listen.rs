@@ -10,13 +10,14 @@ use rustix::net::{AddressFamily, SocketFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Gate;
 use super::admission::Permit;
 use super::proxy_header::Ends;
 use super::session::{self, Accepted, Visit, after};
 use super::unix;
+use crate::handoff::stats::Short;
 use crate::handoff::{Peer, canonical};
 use crate::sys::clock::epoch_ms;
 use crate::sys::socket;
@@ -25,8 +26,11 @@ use crate::sys::watch::watch;
 /// How long to wait when files are short: they come back as connections end, which nothing tells us of.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// How often to say so.
+/// How often to say that accept(2) fails.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long a client may take to be told that there is no room for it. 5 s: a slow TLS handshake and a request head.
+const TURNED_AWAY: Duration = Duration::from_secs(5);
 
 /// A listening socket.
 pub(super) struct Port {
@@ -50,16 +54,22 @@ impl Port {
         loop {
             match self.accept(&gate).await {
                 Ok((stream, client, permit)) => {
-                    let came_to = stream.local_addr().ok().map(canonical).filter(|_| client != Peer::Unix);
-                    let visit = self.visit(&gate, client, came_to, permit);
-                    tokio::spawn(session::run(gate.clone(), Accepted { visit, stream }));
+                    if permit.is_spare() {
+                        gate.short(Short::Connections, None);
+                    }
+                    self.begin(&gate, stream, client, permit);
                 }
                 Err(error) if is_the_clients(&error) => {}
+                Err(error) if are_short(&error) => {
+                    gate.short(Short::AcceptFiles, Some(&error));
+                    if !self.turn_away(&gate) {
+                        sleep(BACK_OFF).await;
+                    }
+                }
                 Err(error) => {
                     if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
                         said = Some(Instant::now());
-                        let listener = self.index;
-                        tracing::warn!(listener, %error, "cannot accept; raise the limit on open files if it is that");
+                        tracing::warn!(listener = gate.listener(self.index), %error, "cannot accept");
                     }
                     sleep(BACK_OFF).await;
                 }
@@ -67,23 +77,38 @@ impl Port {
         }
     }
 
+    /// Begins a connection's session, or the short one of a client that there is no room for.
+    fn begin(&self, gate: &Arc<Gate>, stream: TcpStream, client: Peer, permit: Permit) {
+        let spare = permit.is_spare();
+        let came_to = stream.local_addr().ok().map(canonical).filter(|_| client != Peer::Unix);
+        let visit = self.visit(gate, client, came_to, permit);
+        let session = session::run(gate.clone(), Accepted { visit, stream });
+        if spare {
+            // Whoever is too slow for it is closed.
+            tokio::spawn(async move { drop(timeout(TURNED_AWAY, session).await) });
+        } else {
+            tokio::spawn(session);
+        }
+    }
+
+    /// Accepts one client in the place of the file that is kept for that, and tells it that there is no room. Whether there
+    /// was one.
+    fn turn_away(&self, gate: &Arc<Gate>) -> bool {
+        let Some(permit) = gate.admission.lend_file() else { return false };
+        let accepted = accept(self.socket.get_ref()).and_then(|(socket, client)| Ok((stream(socket, client)?, client)));
+        let Ok((stream, client)) = accepted else { return false };
+        self.begin(gate, stream, client, permit);
+        true
+    }
+
     async fn accept(&self, gate: &Gate) -> io::Result<(TcpStream, Peer, Permit)> {
         loop {
             // Room is asked for only when somebody is there, so that a quiet listener keeps none from a busy one.
             let mut ready = self.socket.readable().await?;
-            let Some(permit) = gate.admission.permit().await else { continue };
+            let Some(permit) = gate.admission.entry().await else { continue };
             if let Ok(accepted) = ready.try_io(|socket| accept(socket.get_ref())) {
                 let (socket, client) = accepted?;
-                let stream = match client {
-                    Peer::Unix => unix::stream(socket)?,
-                    Peer::Inet(_) => {
-                        let stream = std::net::TcpStream::from(socket);
-                        // A handshake is small messages that wait for each other, too.
-                        socket::prepare_for_messages(&stream)?;
-                        TcpStream::from_std(stream)?
-                    }
-                };
-                return Ok((stream, client, permit));
+                return Ok((stream(socket, client)?, client, permit));
             }
         }
     }
@@ -122,6 +147,24 @@ fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, Peer)> {
         _ => SocketAddr::try_from(client)?.into(),
     };
     Ok((socket, peer))
+}
+
+/// An accepted socket in the event loop.
+fn stream(socket: OwnedFd, client: Peer) -> io::Result<TcpStream> {
+    match client {
+        Peer::Unix => unix::stream(socket),
+        Peer::Inet(_) => {
+            let stream = std::net::TcpStream::from(socket);
+            // A handshake is small messages that wait for each other, too.
+            socket::prepare_for_messages(&stream)?;
+            TcpStream::from_std(stream)
+        }
+    }
+}
+
+/// Whether accept(2) found no descriptor left, in this process or in all.
+fn are_short(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// What accept(2) reports of a connection that ended while it was queued.

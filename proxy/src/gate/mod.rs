@@ -46,6 +46,7 @@ mod resolve;
 mod seats;
 mod sender;
 mod session;
+mod shortage;
 mod slots;
 mod source;
 mod spelling;
@@ -81,6 +82,7 @@ use self::pages::Pages;
 use self::policy::Routes;
 use self::pool::Pool;
 use self::seats::Seats;
+use self::shortage::Shortages;
 use self::slots::Slots;
 use self::source::Sources;
 use self::spelling::Spelling;
@@ -122,6 +124,7 @@ struct Gate {
     patrol: Patrol,
     arming: Arming,
     admission: Admission,
+    shortages: Shortages,
     pool: Pool,
     seats: Arc<Seats>,
     /// As many passwords as may be verified at one time.
@@ -230,6 +233,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
         patrol: Patrol::new(hello.config.relay.user_timeout),
         arming: arming(hello.ktls, &hello.config.relay),
         admission,
+        shortages: Shortages::default(),
         pool: Pool::default(),
         seats: Seats::new(&hello.config, &held.pairs, stats),
         passwords: Arc::new(Semaphore::new(passwords_at_once())),

@@ -75,6 +75,11 @@ impl Failure {
 }
 
 impl Failure {
+    /// What was said.
+    pub(super) fn cause(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_ref().map(|cause| &**cause as &(dyn Error + 'static))
+    }
+
     /// Whether the server is at fault: not we, who are short of ports, nor the client, whose body broke off or did not
     /// come.
     pub(super) fn is_the_servers(&self) -> bool {
@@ -91,8 +96,7 @@ impl From<Refusal> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.refusal.text())?;
-        let first = self.cause.as_ref().map(|cause| &**cause as &(dyn Error + 'static));
-        causes(first).try_for_each(|cause| write!(f, ": {cause}"))
+        causes(self.cause()).try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 

@@ -31,8 +31,37 @@ const LOST_LINES: u32 = FORGOTTEN + 1;
 /// Behind them: what befalls HTTP/2 connections, by [`Http2Event`].
 const HTTP2: u32 = LOST_LINES + Process::ALL.len() as u32;
 
+/// Behind them: how often something was short, by [`Short`].
+const SHORTAGES: u32 = HTTP2 + Http2Event::ALL.len() as u32;
+
 /// How many numbers there are in all.
-const NUMBERS: usize = HTTP2 as usize + Http2Event::ALL.len();
+const NUMBERS: usize = SHORTAGES as usize + Short::ALL.len();
+
+/// What a gate can be short of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// Room for another connection.
+    Connections,
+    /// Open files, at accept(2).
+    AcceptFiles,
+    /// Open files or ports, at connect(2).
+    Dial,
+}
+
+impl Short {
+    /// All, in the order of their values.
+    pub const ALL: [Self; 3] = [Self::Connections, Self::AcceptFiles, Self::Dial];
+
+    /// The value of the `of` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::AcceptFiles => "accept-files",
+            Self::Dial => "dial-files-or-ports",
+        }
+    }
+}
 
 /// The processes that Sluice is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +180,17 @@ impl Stats {
     #[must_use]
     pub fn http2(&self) -> [u64; Http2Event::ALL.len()] {
         Http2Event::ALL.map(|event| self.handshakes.read(HTTP2 + event as u32))
+    }
+
+    /// The gate was short of something once more.
+    pub fn count_shortage(&self, what: Short) {
+        self.handshakes.atomic(SHORTAGES + what as u32, 0).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it was, by [`Short::ALL`].
+    #[must_use]
+    pub fn shortages(&self) -> [u64; Short::ALL.len()] {
+        Short::ALL.map(|what| self.handshakes.read(SHORTAGES + what as u32))
     }
 
     /// The counters of a carried pair.

@@ -171,6 +171,7 @@ impl OfGate {
             clients: self.stats.clients(),
             lost_lines: self.stats.lost_lines(),
             http2: self.stats.http2(),
+            shortages: self.stats.shortages(),
             certificates: self.certificates.rows(),
             backends: (self.backends)(),
         }

@@ -15,7 +15,7 @@ use proxy_common::scan::{OPCODES, bucket_limit};
 
 use super::{BackendRow, CertificateRow, ServerRow};
 use crate::handoff::close::{CODES, CloseCounts};
-use crate::handoff::stats::{Http2Event, Process};
+use crate::handoff::stats::{Http2Event, Process, Short};
 use crate::handoff::{Engine, Snapshot};
 
 /// What only the gate knows, at one moment.
@@ -29,6 +29,8 @@ pub(super) struct PageOfGate {
     pub(super) lost_lines: [u64; Process::ALL.len()],
     /// What befell HTTP/2 connections, by [`Http2Event::ALL`].
     pub(super) http2: [u64; Http2Event::ALL.len()],
+    /// How often something was short, by [`Short::ALL`].
+    pub(super) shortages: [u64; Short::ALL.len()],
     pub(super) certificates: Vec<CertificateRow>,
     pub(super) backends: Vec<BackendRow>,
 }
@@ -202,6 +204,9 @@ impl Page {
     }
 
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let shortages = Short::ALL.into_iter().zip(self.of_gate.shortages);
+        let shortages = shortages.map(|(what, times)| ([("of", what.label())], times));
+        counter(encoder, "sluice_shortages", "Connections that something was short for", shortages)?;
         let (name, help) = ("sluice_client_addresses", "Clients that are remembered for their limits");
         let gauge = ConstGauge::new(self.of_gate.clients[0]);
         gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;

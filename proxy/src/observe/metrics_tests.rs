@@ -36,6 +36,7 @@ fn an_idle_proxy_shows_every_series() {
         clients: [7, 3],
         lost_lines: [5, 0],
         http2: [5, 1, 2],
+        shortages: [0, 1, 2],
         ..PageOfGate::default()
     };
     let text = render(&Snapshot::default(), page).unwrap();
@@ -52,6 +53,8 @@ fn an_idle_proxy_shows_every_series() {
         "sluice_gate_starts_total 0",
         "sluice_keeper_slow_turns_total 0",
         "sluice_client_addresses 7",
+        "sluice_shortages_total{of=\"connections\"} 0",
+        "sluice_shortages_total{of=\"dial-files-or-ports\"} 2",
         "sluice_log_lines_lost_total{process=\"keeper\"} 5",
         "sluice_log_lines_lost_total{process=\"gate\"} 0",
         "sluice_client_addresses_evicted_total 3",

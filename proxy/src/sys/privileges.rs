@@ -38,7 +38,8 @@ const KEEPER: CapabilitySet = CapabilitySet::BPF
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::KILL);
 
-/// Gives up every capability that the keeper does not need. Call while the process has one thread.
+/// Gives up every capability that the keeper does not need, in the calling thread. Others must have none by then: the thread
+/// that writes log lines begins with [`drop_capabilities_of_thread`].
 ///
 /// # Errors
 /// The kernel refuses.

@@ -89,6 +89,9 @@ impl HeadRead {
         let visitor = Visitor::judge(&gate.config.forwarded, self.visit.client, self.scheme, &self.head.headers);
         note.client = visitor.client;
         note.begin(&self.head);
+        if self.visit.permit.is_spare() {
+            return Err(Stopped::Refused(self.client, Refusal::Full, Some(self.visit.permit)));
+        }
         let from = From { address: visitor.client, scheme: visitor.scheme, told: visitor.trusted, key: None };
         let mut cors = Cors::of(&self.head.headers);
         let judged = self.visit.let_in(gate, visitor.client).and_then(|()| {

@@ -117,7 +117,8 @@ async fn introduce(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
 async fn welcome(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
     let Accepted { mut visit, stream } = accepted;
     let client = visit.client;
-    if Visitor::is_told_by(&gate.config.forwarded, client) {
+    // One that there is no room for is told so when it has asked.
+    if visit.permit.is_spare() || Visitor::is_told_by(&gate.config.forwarded, client) {
         return Some(Accepted { visit, stream });
     }
     let Err(Denied { refusal, wait }) = visit.let_in(gate, client) else {

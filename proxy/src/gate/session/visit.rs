@@ -13,6 +13,7 @@ use crate::gate::limit::Denied;
 use crate::gate::proxy_header::Ends;
 use crate::gate::refusal::Refusal;
 use crate::gate::tls::Person;
+use crate::handoff::stats::Short;
 use crate::handoff::{ConnId, Peer};
 use crate::sys::clock::epoch_ms;
 
@@ -62,7 +63,11 @@ impl Visit {
     /// There is no room for it.
     pub(in crate::gate) fn stream(&mut self, gate: &Gate) -> Result<Self, Note> {
         let note = Note { id: gate.next_id(), ..self.note() };
-        let Some(permit) = gate.admission.try_permit() else { return Err(note) };
+        let room = || gate.admission.try_permit().filter(|_| !self.permit.is_spare());
+        let Some(permit) = room() else {
+            gate.short(Short::Connections, None);
+            return Err(note);
+        };
         let now = Instant::now();
         Ok(Self {
             id: note.id,
