@@ -308,24 +308,23 @@ async fn who_takes_back_more_requests_than_fit_is_told_to_calm_down() {
             asked.push(server);
         }
     });
-    let mut taken_back = 0;
-    // Behind the end of the connection nothing can be sent.
-    while taken_back < 100
-        && let Ok(ready) = send.ready().await
-    {
+    for _ in 0..100 {
+        // Behind the end of the connection nothing can be sent.
+        let Ok(ready) = send.ready().await else { break };
         send = ready;
         let asked = send.send_request(Request::get("http://app.test/").body(()).unwrap(), true);
         let Ok((answer, mut stream)) = asked else { break };
-        let before = bench.stats.http2()[Http2Event::Reset as usize];
-        // The task of the request runs before it is taken back.
+        let [before, ..] = bench.stats.http2();
+        // So that most are dialled before they are taken back.
         let _ = timeout(Duration::from_millis(20), answer).await;
         stream.send_reset(Reason::CANCEL);
-        taken_back += 1;
-        let _ = timeout(NEVER, until(|| bench.stats.http2()[Http2Event::Reset as usize] > before)).await;
+        until(|| matches!(bench.stats.http2(), [resets, floods, _] if resets > before || floods > 0)).await;
     }
     let ended = timeout(NEVER, connection).await.expect("the connection lives").unwrap().unwrap_err();
-    assert_eq!((ended.reason(), taken_back), (Some(Reason::ENHANCE_YOUR_CALM), 21), "{ended:?}");
-    assert_eq!(bench.stats.http2(), [21, 1, 0]);
+    assert_eq!(ended.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{ended:?}");
+    // One more may be on its way when the end is.
+    let [resets, floods, full] = bench.stats.http2();
+    assert!((21..=22).contains(&resets) && floods == 1 && full == 0, "{resets} {floods} {full}");
 }
 
 #[tokio::test]
