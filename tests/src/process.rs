@@ -60,6 +60,14 @@ impl Program {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Waits until it has printed these words: what a program prints comes when it comes.
+    ///
+    /// # Panics
+    /// It does not; what it has printed instead is printed with that.
+    pub fn says(&self, words: &str) {
+        eventually(&format!("{} says {words:?}", self.name), || self.log().contains(words).then_some(()));
+    }
+
     /// All that it and whatever it started have printed, once all of them have ended.
     ///
     /// # Panics

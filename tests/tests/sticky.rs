@@ -164,9 +164,9 @@ fn keys_are_changed_while_running() {
     // What is no key changes nothing, not even for the next gate.
     keys.write("previous", "short");
     nodes.iter().for_each(|node| reload(node, "failed"));
+    nodes.iter().for_each(|node| node.program.says("has 32 bytes at least, and this one 5"));
     nodes[0].kill_gate();
     for node in &nodes {
-        assert!(node.program.log().contains("has 32 bytes at least, and this one 5"), "{}", node.program.log());
         assert!(again(node, &old).0 && again(node, &new) == (true, None));
     }
     // The time of the old one is over.
