@@ -75,10 +75,19 @@ struct Connection {
     sent_at: Instant,
     received: usize,
     outstanding: bool,
+    /// When messages were due that were not sent, because an echo was outstanding.
+    missed: Vec<Instant>,
     /// What the stream did not take.
     unsent: Vec<u8>,
     /// The socket is full: there is something unsent, or something of it is in the TLS session.
     full: bool,
+}
+
+impl Connection {
+    /// Counts its echo, which has just come back.
+    fn count(&mut self, tally: &mut Tally) {
+        tally.count(self.sent_at, &mut self.missed, Instant::now());
+    }
 }
 
 struct Load {
@@ -130,6 +139,7 @@ impl Load {
                 sent_at: Instant::now(),
                 received: 0,
                 outstanding: false,
+                missed: Vec::new(),
                 unsent: Vec::new(),
                 full: false,
             });
@@ -208,7 +218,7 @@ impl Load {
             self.poller.ready(Some(wake.saturating_duration_since(Instant::now())), &mut tokens)?;
             for &token in &tokens {
                 if self.turn(token, message)? {
-                    tally.count(self.connections[token].sent_at, Instant::now());
+                    self.connections[token].count(tally);
                     if pace.is_none() {
                         self.send(token, message)?;
                     }
@@ -217,10 +227,12 @@ impl Load {
         }
     }
 
-    /// Sends what is due, except where the echo before it is not back: the tally counts that one when it comes.
+    /// Sends what is due, except where the echo before it is not back.
     fn send_due(&mut self, pace: &mut Pace, now: Instant, message: &mut Message) -> Result<()> {
-        while let Some(token) = pace.due(now) {
-            if !self.connections[token].outstanding {
+        while let Some((token, since)) = pace.due(now) {
+            if self.connections[token].outstanding {
+                self.connections[token].missed.push(since);
+            } else {
                 self.send(token, message)?;
             }
         }
@@ -237,7 +249,7 @@ impl Load {
             self.poller.ready(Some(end - now), &mut tokens)?;
             for &token in &tokens {
                 if self.turn(token, message)? {
-                    tally.count(self.connections[token].sent_at, Instant::now());
+                    self.connections[token].count(tally);
                 }
             }
         }

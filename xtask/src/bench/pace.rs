@@ -25,14 +25,15 @@ impl Pace {
         self.start + self.step * self.past
     }
 
-    /// The connection whose message is due; to be asked until it is `None`.
-    pub(super) fn due(&mut self, now: Instant) -> Option<usize> {
-        if self.next() > now {
+    /// The connection whose message is due, and since when; to be asked until it is `None`.
+    pub(super) fn due(&mut self, now: Instant) -> Option<(usize, Instant)> {
+        let since = self.next();
+        if since > now {
             return None;
         }
         let connection = self.past as usize % self.connections;
         self.past += 1;
-        Some(connection)
+        Some((connection, since))
     }
 }
 
@@ -52,20 +53,12 @@ impl Tally {
         Self { every, end, nanoseconds: Vec::with_capacity(1 << 16) }
     }
 
-    /// Counts an echo. With an interval it also counts, from when they were due within the window, the messages that
-    /// this connection did not send because it waited for this echo: else one long wait would hide the others
-    /// (coordinated omission).
-    pub(super) fn count(&mut self, sent: Instant, back: Instant) {
-        let mut due = sent;
-        loop {
-            let latency = back.saturating_duration_since(due);
-            self.nanoseconds.push(u32::try_from(latency.as_nanos()).unwrap_or(u32::MAX));
-            let Some(every) = self.every else { return };
-            due += every;
-            if due >= back.min(self.end) {
-                return;
-            }
-        }
+    /// Counts an echo, and from when they were due the messages that its connection did not send because it waited for
+    /// it: else one long wait would hide the others (coordinated omission).
+    pub(super) fn count(&mut self, sent: Instant, missed: &mut Vec<Instant>, back: Instant) {
+        let nanoseconds = |since| back.saturating_duration_since(since).as_nanos();
+        let latencies = [sent].into_iter().chain(missed.drain(..)).map(nanoseconds);
+        self.nanoseconds.extend(latencies.map(|latency| u32::try_from(latency).unwrap_or(u32::MAX)));
     }
 }
 
@@ -79,26 +72,23 @@ mod tests {
     fn each_connection_is_due_once_in_an_interval() {
         let start = Instant::now();
         let mut pace = Pace::new(start, 100 * MS, 4);
-        let mut due = |at| std::iter::from_fn(|| pace.due(start + at * MS)).collect::<Vec<_>>();
+        let mut due = |at| std::iter::from_fn(|| Some(pace.due(start + at * MS)?.0)).collect::<Vec<_>>();
         assert_eq!(due(0), [0]);
         assert_eq!(due(24), [0; 0]);
         assert_eq!(due(80), [1, 2, 3]);
-        assert_eq!(due(150), [0, 1, 2]);
+        assert_eq!(due(149), [0, 1]);
+        assert_eq!(pace.due(start + 160 * MS), Some((2, start + 150 * MS)));
         assert_eq!(pace.next(), start + 175 * MS);
     }
 
     #[test]
     fn a_late_echo_counts_for_the_messages_that_waited_for_it() {
-        let (start, every) = (Instant::now(), 100 * MS);
-        let in_ms = |tally: Tally| tally.nanoseconds.iter().map(|ns| ns / 1_000_000).collect::<Vec<_>>();
-        let count = |every, end, back| {
-            let mut tally = Tally::new(every, start + end * MS);
-            tally.count(start, start + back * MS);
-            in_ms(tally)
-        };
-        assert_eq!(count(Some(every), 1_000, 40), [40]);
-        assert_eq!(count(Some(every), 1_000, 250), [250, 150, 50]);
-        assert_eq!(count(Some(every), 150, 250), [250, 150], "what was due after the window does not count");
-        assert_eq!(count(None, 1_000, 250), [250]);
+        let start = Instant::now();
+        let mut tally = Tally::new(Some(100 * MS), start + 1_000 * MS);
+        let mut missed = vec![start + 80 * MS, start + 180 * MS];
+        tally.count(start, &mut missed, start + 250 * MS);
+        tally.count(start + 300 * MS, &mut missed, start + 340 * MS);
+        let in_ms: Vec<u32> = tally.nanoseconds.iter().map(|nanoseconds| nanoseconds / 1_000_000).collect();
+        assert_eq!(in_ms, [250, 170, 70, 40]);
     }
 }
