@@ -1,4 +1,4 @@
-//! The load generator: one thread, one epoll, one echo outstanding on each connection.
+//! The load generator: one thread, one epoll, at most one echo outstanding on each connection.
 
 use std::io::{self, BufRead, Read, Write};
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use rustls::ClientConfig;
 use sluice_tests::stream::Stream;
 
 use super::client_tls;
-use super::control::{Answer, Door, Order, Sample, Window, answer};
+use super::control::{Answer, Door, FLOOD_PATH, Order, Sample, Window, answer};
 use super::frame::{self, MASK};
+use super::pace::{Pace, Tally};
 use super::poller::{self, Poller};
 use super::procfs::{self, CpuTime};
 use super::{process, stats, visitors};
@@ -74,10 +75,19 @@ struct Connection {
     sent_at: Instant,
     received: usize,
     outstanding: bool,
+    /// When messages were due that were not sent, because an echo was outstanding.
+    missed: Vec<Instant>,
     /// What the stream did not take.
     unsent: Vec<u8>,
     /// The socket is full: there is something unsent, or something of it is in the TLS session.
     full: bool,
+}
+
+impl Connection {
+    /// Counts its echo, which has just come back.
+    fn count(&mut self, tally: &mut Tally) {
+        tally.count(self.sent_at, &mut self.missed, Instant::now());
+    }
 }
 
 struct Load {
@@ -85,16 +95,25 @@ struct Load {
     connections: Vec<Connection>,
     scratch: Vec<u8>,
     outstanding: usize,
+    /// What nobody reads.
+    flooded: Vec<Stream>,
 }
 
 /// Obeys orders until its standard input ends.
 pub(super) fn run() -> Result<()> {
     process::prepare_helper()?;
-    let mut load = Load { poller: Poller::new()?, connections: Vec::new(), scratch: vec![0; SCRATCH], outstanding: 0 };
+    let mut load = Load {
+        poller: Poller::new()?,
+        connections: Vec::new(),
+        scratch: vec![0; SCRATCH],
+        outstanding: 0,
+        flooded: Vec::new(),
+    };
     for line in io::stdin().lock().lines() {
         let done = match serde_json::from_str(&line?)? {
             Order::Connect { door, connections } => load.connect(&door, connections).map(|()| Answer::Connected),
             Order::Measure(window) => load.measure(&window).map(Answer::Measured),
+            Order::Flood { door, connections } => load.flood(&door, connections).map(|()| Answer::Connected),
             Order::Visit(visits) => visitors::measure(&visits).map(Answer::Visited),
             Order::Count => bail!("the load generator does not count connections"),
         };
@@ -108,10 +127,11 @@ pub(super) fn run() -> Result<()> {
 
 impl Load {
     fn connect(&mut self, door: &Door, count: usize) -> Result<()> {
-        let tls = door.certificate.as_deref().map(|file| client_tls::config(file, false)).transpose()?;
+        let tls = tls(door)?;
         let old = self.connections.len();
         for token in old..old + count {
-            let stream = upgrade(door, tls.clone()).with_context(|| format!("connection {token} to {}", door.to))?;
+            let stream =
+                upgrade(door, "/", tls.clone()).with_context(|| format!("connection {token} to {}", door.to))?;
             self.poller.watch(stream.tcp(), token)?;
             self.connections.push(Connection {
                 stream,
@@ -119,6 +139,7 @@ impl Load {
                 sent_at: Instant::now(),
                 received: 0,
                 outstanding: false,
+                missed: Vec::new(),
                 unsent: Vec::new(),
                 full: false,
             });
@@ -127,27 +148,44 @@ impl Load {
         for token in old..old + count {
             self.send(token, &mut message)?;
         }
-        self.drain(&mut message)
+        self.drain(&mut message, &mut Tally::new(None, Instant::now()))
+    }
+
+    fn flood(&mut self, door: &Door, count: usize) -> Result<()> {
+        let tls = tls(door)?;
+        for number in 0..count {
+            let stream = upgrade(door, FLOOD_PATH, tls.clone());
+            self.flooded.push(stream.with_context(|| format!("connection {number} to be flooded"))?);
+        }
+        Ok(())
     }
 
     fn measure(&mut self, window: &Window) -> Result<Sample> {
         let mut message = Message::new(window.payload)?;
-        for token in 0..self.connections.len() {
-            self.send(token, &mut message)?;
+        if window.every.is_none() {
+            for token in 0..self.connections.len() {
+                self.send(token, &mut message)?;
+            }
         }
-        self.echo_until(Instant::now() + window.warm_up, &mut message, &mut Vec::new())?;
+        self.echo(&mut message, &mut Tally::new(window.every, Instant::now() + window.warm_up))?;
 
-        let mut latencies = Vec::with_capacity(1 << 20);
         let (_, switches) = procfs::threads(&window.proxy);
         let proxy_us = procfs::scheduled_us(&window.proxy);
         let before = CpuTime::now()?;
         let start = Instant::now();
-        self.echo_until(start + window.measured, &mut message, &mut latencies)?;
+        let mut tally = Tally::new(window.every, start + window.measured);
+        self.echo(&mut message, &mut tally)?;
         let spent = CpuTime::now()?.since(&before);
         let proxy_us = procfs::scheduled_us(&window.proxy) - proxy_us;
         let (threads, switches_now) = procfs::threads(&window.proxy);
-        self.drain(&mut message)?;
+        let mut late = Tally::new(window.every, tally.end);
+        self.drain(&mut message, &mut late)?;
 
+        let mut latencies = tally.nanoseconds;
+        if window.every.is_some() {
+            // Messages that were due count even if their echo came later: else a target that stops would look fast.
+            latencies.append(&mut late.nanoseconds);
+        }
         ensure!(!latencies.is_empty(), "no echo came back within {:?}", window.measured);
         latencies.sort_unstable();
         Ok(Sample {
@@ -163,27 +201,46 @@ impl Load {
         })
     }
 
-    /// Answers every echo with the next message; pushes each latency, in nanoseconds.
-    fn echo_until(&mut self, end: Instant, message: &mut Message, latencies: &mut Vec<u32>) -> Result<()> {
+    /// Sends and receives until the tally's end: at the pace of its interval, or the next message for each echo.
+    fn echo(&mut self, message: &mut Message, tally: &mut Tally) -> Result<()> {
+        let mut pace = tally.every.map(|every| Pace::new(Instant::now(), every, self.connections.len()));
         let mut tokens = Vec::new();
         loop {
             let now = Instant::now();
-            if now >= end {
+            if now >= tally.end {
                 return Ok(());
             }
-            self.poller.ready(Some(end - now), &mut tokens)?;
+            let mut wake = tally.end;
+            if let Some(pace) = &mut pace {
+                self.send_due(pace, now, message)?;
+                wake = wake.min(pace.next());
+            }
+            self.poller.ready(Some(wake.saturating_duration_since(Instant::now())), &mut tokens)?;
             for &token in &tokens {
                 if self.turn(token, message)? {
-                    let latency = self.connections[token].sent_at.elapsed();
-                    latencies.push(u32::try_from(latency.as_nanos()).unwrap_or(u32::MAX));
-                    self.send(token, message)?;
+                    self.connections[token].count(tally);
+                    if pace.is_none() {
+                        self.send(token, message)?;
+                    }
                 }
             }
         }
     }
 
+    /// Sends what is due, except where the echo before it is not back.
+    fn send_due(&mut self, pace: &mut Pace, now: Instant, message: &mut Message) -> Result<()> {
+        while let Some((token, since)) = pace.due(now) {
+            if self.connections[token].outstanding {
+                self.connections[token].missed.push(since);
+            } else {
+                self.send(token, message)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until no echo is outstanding.
-    fn drain(&mut self, message: &mut Message) -> Result<()> {
+    fn drain(&mut self, message: &mut Message, tally: &mut Tally) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         let mut tokens = Vec::new();
         while self.outstanding > 0 {
@@ -191,7 +248,9 @@ impl Load {
             ensure!(now < end, "{} echoes have not come back within {PATIENCE:?}", self.outstanding);
             self.poller.ready(Some(end - now), &mut tokens)?;
             for &token in &tokens {
-                self.turn(token, message)?;
+                if self.turn(token, message)? {
+                    self.connections[token].count(tally);
+                }
             }
         }
         Ok(())
@@ -247,29 +306,36 @@ impl Load {
     }
 }
 
-/// One connection, upgraded by RFC 6455 §4.1, then non-blocking.
-fn upgrade(door: &Door, tls: Option<Arc<ClientConfig>>) -> Result<Stream> {
+/// What a client of this door needs to speak TLS, if it does.
+fn tls(door: &Door) -> Result<Option<Arc<ClientConfig>>> {
+    door.certificate.as_deref().map(|file| client_tls::config(file, false)).transpose()
+}
+
+/// One connection, upgraded by RFC 6455 §4.1, then non-blocking. What comes with the 101 of a flooded one is dropped.
+fn upgrade(door: &Door, path: &str, tls: Option<Arc<ClientConfig>>) -> Result<Stream> {
+    const END: &[u8] = b"\r\n\r\n";
     let mut stream = Stream::connect(door.to, tls).context("cannot connect")?;
-    stream.write_all(&upgrade_request(door))?;
+    stream.write_all(&upgrade_request(door, path))?;
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
-    while !head.ends_with(b"\r\n\r\n") {
+    while !head.windows(END.len()).any(|window| window == END) {
+        ensure!(head.len() < MAX_HEAD, "the answer to the upgrade request does not end");
         let count = stream.read(&mut buffer).context("no answer to the upgrade request")?;
         ensure!(count > 0, "closed in the middle of the upgrade");
         head.extend_from_slice(&buffer[..count]);
-        ensure!(head.len() < MAX_HEAD, "the answer to the upgrade request does not end");
     }
     check_upgraded(&head)?;
+    ensure!(path == FLOOD_PATH || head.ends_with(END), "more than an answer came to the upgrade request");
     stream.tcp().set_nonblocking(true)?;
     Ok(stream)
 }
 
 /// The request of RFC 6455 §4.1.
-pub(super) fn upgrade_request(door: &Door) -> Vec<u8> {
+pub(super) fn upgrade_request(door: &Door, path: &str) -> Vec<u8> {
     let to = door.to;
     let scheme = if door.certificate.is_some() { "https" } else { "http" };
     format!(
-        "GET / HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {to}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
          Sec-WebSocket-Version: 13\r\nOrigin: {scheme}://{to}\r\n\r\n"
     )
     .into_bytes()

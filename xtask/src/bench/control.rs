@@ -7,16 +7,21 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+/// The path whose connections the echo backend floods instead of echoing.
+pub(super) const FLOOD_PATH: &str = "/flood";
+
 /// From the orchestrator to a helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     /// Load generator: open this many more connections, and send one echo of 128 B over each.
     Connect { door: Door, connections: usize },
-    /// Load generator: keep one echo outstanding on every connection.
+    /// Load generator: exchange echoes over every connection.
     Measure(Window),
+    /// Load generator: open this many connections to [`FLOOD_PATH`], and read nothing behind their 101.
+    Flood { door: Door, connections: usize },
     /// Load generator: open a connection, upgrade it, close it, again and again.
     Visit(Visits),
-    /// Echo backend: say how many connections are open.
+    /// Echo backend: say how many connections are open, and how much they were flooded with.
     Count,
 }
 
@@ -51,6 +56,8 @@ pub(super) struct Visits {
 pub(super) struct Window {
     /// Payload bytes of each message.
     pub(super) payload: usize,
+    /// Each connection sends one message in each such interval; `None`: its next one as soon as the echo is back.
+    pub(super) every: Option<Duration>,
     /// What goes by before anything is counted.
     pub(super) warm_up: Duration,
     /// What is counted.
@@ -64,9 +71,9 @@ pub(super) struct Window {
 pub(super) enum Answer {
     /// Echo backend, once: where it listens.
     Listening(SocketAddr),
-    /// Echo backend: open connections.
-    Open(usize),
-    /// Load generator: every connection is established and has carried an echo.
+    /// Echo backend: open connections, and the bytes that it has flooded clients with so far.
+    Open { connections: usize, flooded: u64 },
+    /// Load generator: every connection is established, and has carried an echo unless it is flooded.
     Connected,
     /// Load generator: one measurement is done.
     Measured(Sample),
@@ -79,7 +86,7 @@ pub(super) enum Answer {
 /// What one measurement found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Sample {
-    /// Echoes that came back within the window.
+    /// Echoes that came back within the window; with an interval, messages that were due in it.
     pub(super) round_trips: u64,
     /// The window's real length.
     pub(super) seconds: f64,

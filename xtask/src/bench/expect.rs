@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 
 use serde::Serialize;
 
+use super::flood_report::FloodRow;
 use super::memory_report::MemoryRow;
 use super::relay::cells;
 use super::report::{Row, added_ratio, find};
@@ -20,6 +21,11 @@ const SWITCHES: f64 = 0.01;
 
 /// Userspace memory of an idle TLS connection: at most this share of a rival's.
 const TLS_IDLE_SHARE: f64 = 0.25;
+
+/// Beside floods: the median latency at most this many times that without them.
+const FLOODED_RATIO: f64 = 2.0;
+/// Beside floods: the 99th percentile of the latency, in milliseconds.
+const FLOODED_P99_MS: f64 = 20.0;
 
 /// One expectation. It holds when the measured value is at most the limit.
 #[derive(Debug, Serialize)]
@@ -84,4 +90,23 @@ pub(super) fn judge_tls(memory: &[MemoryRow]) -> Vec<Expectation> {
         measured: own.zip(user(rival)).map(|(own, theirs)| own / theirs),
     });
     judged.collect()
+}
+
+/// Judges what floods do to the other connections of each of Sluice's engines.
+pub(super) fn judge_flood(rows: &[FloodRow]) -> Vec<Expectation> {
+    let mut judged = Vec::new();
+    for target in [Target::SluiceSockmap, Target::SluiceCopy] {
+        let row = rows.iter().find(|row| row.target == target);
+        let phases = [("filling", row.map(|row| &row.filling)), ("full", row.map(|row| &row.full))];
+        for (name, phase) in phases {
+            let what = format!("{}, {name}", target.name());
+            let ratio = row.zip(phase).map(|(row, phase)| phase.slower_than(&row.quiet));
+            let p99_ms = phase.map(|phase| phase.p99_ms.median);
+            let median =
+                Expectation { what: format!("{what}: p50 ÷ quiet p50"), limit: FLOODED_RATIO, measured: ratio };
+            let tail = Expectation { what: format!("{what}: p99 in ms"), limit: FLOODED_P99_MS, measured: p99_ms };
+            judged.extend([median, tail]);
+        }
+    }
+    judged
 }

@@ -123,7 +123,7 @@ fn measure(args: &GuestArgs, paths: &Paths, certificate: &Certificate) -> Result
         wait_until_closed(&mut echo)?;
     }
     let measured = Duration::try_from_secs_f64(args.seconds).context("--seconds")?;
-    let window = Window { payload: 0, warm_up: measured.mul_f64(0.25), measured, proxy: Vec::new() };
+    let window = Window { payload: 0, every: None, warm_up: measured.mul_f64(0.25), measured, proxy: Vec::new() };
     let mut records = Vec::new();
     for round in 0..args.rounds {
         eprintln!("round {} of {}", round + 1, args.rounds);

@@ -115,7 +115,7 @@ pub(super) fn measure(
 
 fn pass(target: Target, plan: &Plan, paths: &Paths, tls: Option<&Certificate>) -> Result<Pass> {
     let (mut echo, backend) = start_echo(paths)?;
-    let running = targets::start(target, paths, backend, tls)?;
+    let running = targets::start(target, paths, backend, None, tls)?;
     let mut client = Helper::start(paths, "client")?;
     connect(&mut client, &running.door, WARM_UP)?;
     drop(client);
@@ -170,11 +170,13 @@ pub(super) fn wait_until_closed(echo: &mut Helper) -> Result<()> {
     let end = Instant::now() + CLOSE_PATIENCE;
     loop {
         match echo.ask(&Order::Count, PATIENCE)? {
-            Answer::Open(0) => return Ok(()),
-            Answer::Open(open) if Instant::now() > end => {
-                bail!("{open} connections to the backend are still open {CLOSE_PATIENCE:?} after the clients left")
+            Answer::Open { connections: 0, .. } => return Ok(()),
+            Answer::Open { connections, .. } if Instant::now() > end => {
+                bail!(
+                    "{connections} connections to the backend are still open {CLOSE_PATIENCE:?} after the clients left"
+                )
             }
-            Answer::Open(_) => thread::sleep(super::process::POLL_EVERY),
+            Answer::Open { .. } => thread::sleep(super::process::POLL_EVERY),
             other => bail!("the echo backend counted with {other:?}"),
         }
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: Sluice beside a direct connection, NGINX and HAProxy, all in one run.
 //!
-//! The orchestrator ([`relay`], [`tls`], [`memory`]) moves no payload. The load generator ([`client`]) and the echo
+//! The orchestrator ([`relay`], [`tls`], [`flood`], [`memory`]) moves no payload. The load generator ([`client`]) and the echo
 //! backend ([`echo`]) are processes of their own, so that the memory and the context switches of a proxy can be
 //! told from theirs. `docs/benchmarks.md` says what each number means.
 
@@ -9,12 +9,15 @@ mod client_tls;
 mod control;
 mod echo;
 mod expect;
+mod flood;
+mod flood_report;
 mod frame;
 mod guest;
 mod guest_report;
 mod handshakes;
 mod memory;
 mod memory_report;
+mod pace;
 mod paths;
 mod poller;
 mod process;
@@ -45,6 +48,8 @@ enum BenchCommand {
     Relay(relay::RelayArgs),
     /// Memory per idle wss:// connection, and TLS and Upgrade handshakes: Sluice, NGINX, HAProxy, interleaved.
     Tls(tls::TlsArgs),
+    /// Echo round trips beside clients that are flooded and do not read: direct, Sluice, NGINX, HAProxy, interleaved.
+    Flood(flood::FloodArgs),
     /// The echo backend, a process of its own.
     #[command(hide = true)]
     Echo,
@@ -68,6 +73,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     match args.command {
         BenchCommand::Relay(args) => relay::run(&args),
         BenchCommand::Tls(args) => tls::run(&args),
+        BenchCommand::Flood(args) => flood::run(&args),
         BenchCommand::Echo => echo::run(),
         BenchCommand::Client => client::run(),
         BenchCommand::Guest(args) => guest::run(&args),

@@ -123,17 +123,19 @@ impl Helper {
 
     /// Gives one order and waits for its answer.
     pub(super) fn ask(&mut self, order: &Order, patience: Duration) -> Result<Answer> {
+        self.tell(order)?;
+        self.answer(patience)
+    }
+
+    /// Gives one order.
+    pub(super) fn tell(&mut self, order: &Order) -> Result<()> {
         let name = self.name;
         let mut line = serde_json::to_string(order)?;
         line.push('\n');
-        self.orders.write_all(line.as_bytes()).with_context(|| format!("the {name} process has ended"))?;
-        match self.answer(patience)? {
-            Answer::Failed(why) => bail!("{why}"),
-            done => Ok(done),
-        }
+        self.orders.write_all(line.as_bytes()).with_context(|| format!("the {name} process has ended"))
     }
 
-    /// Waits for an answer.
+    /// Waits for an answer; fails when it tells of a failure.
     pub(super) fn answer(&mut self, patience: Duration) -> Result<Answer> {
         let name = self.name;
         if self.answers.buffer().is_empty() {
@@ -144,7 +146,10 @@ impl Helper {
         let mut line = String::new();
         let count = self.answers.read_line(&mut line)?;
         ensure!(count > 0, "the {name} process has ended; what it printed above says why");
-        Ok(serde_json::from_str(&line)?)
+        match serde_json::from_str(&line)? {
+            Answer::Failed(why) => bail!("{why}"),
+            done => Ok(done),
+        }
     }
 
     /// Its process.

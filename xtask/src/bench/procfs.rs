@@ -177,6 +177,17 @@ pub(super) fn machine_memory() -> Result<MachineMemory> {
     Ok(MachineMemory { available: bytes("MemAvailable:"), slab: bytes("SUnreclaim:") })
 }
 
+/// The memory that all TCP sockets hold, as a share of what the kernel allows them (`net.ipv4.tcp_mem`); beyond it
+/// sockets take nothing more.
+pub(super) fn tcp_memory_share() -> Result<f64> {
+    let sockstat = fs::read_to_string("/proc/net/sockstat").context("cannot read /proc/net/sockstat")?;
+    let tcp = sockstat.lines().find_map(|line| line.strip_prefix("TCP:")).unwrap_or_default();
+    let used = tcp.split_once(" mem ").and_then(|(_, pages)| pages.trim().parse::<f64>().ok());
+    let limits = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").context("cannot read net.ipv4.tcp_mem")?;
+    let most = limits.split_whitespace().nth(2).and_then(|pages| pages.parse::<f64>().ok());
+    used.zip(most).map(|(used, most)| used / most).context("the kernel does not tell the memory of TCP in pages")
+}
+
 /// The number behind a key at a line's start; 0 when there is none.
 fn value(text: &str, key: &str) -> u64 {
     let rest = text.lines().find_map(|line| line.strip_prefix(key));

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
@@ -53,11 +53,7 @@ pub(super) struct Plan {
 
 impl Plan {
     fn new(args: &RelayArgs) -> Result<Self> {
-        let mut targets = if args.targets.is_empty() { Target::PLAIN.to_vec() } else { args.targets.clone() };
-        ensure!(!targets.contains(&Target::SluiceKtls), "ktls carries TLS alone: leave sluice-ktls out");
-        targets.push(Target::Direct); // everything else is told as what it adds to this
-        targets.sort_unstable();
-        targets.dedup();
+        let targets = Target::plain(&args.targets)?;
         let (rounds, seconds, warm_up, memory_rounds, idle) =
             if args.quick { (2, 0.25, 80, 1, (200, 1_000)) } else { (5, 1.5, 250, 5, (1_000, 5_000)) };
         let measured = Duration::try_from_secs_f64(args.seconds.unwrap_or(seconds)).context("--seconds")?;

@@ -83,7 +83,7 @@ impl Rounds<'_> {
         let mut stuck = None;
         for (target, running) in &self.running {
             let target = *target;
-            let window = Window { payload: 0, warm_up: self.plan.warm_up, measured, proxy: Vec::new() };
+            let window = Window { payload: 0, every: None, warm_up: self.plan.warm_up, measured, proxy: Vec::new() };
             let mut keep = |cell, sample| self.records.push(Record { visit, target, cell, sample });
             if let Err(error) = visit_one(self.paths, running, connections, window, &mut keep) {
                 let cell = Some(format!("{connections} connections, visit {visit}"));
@@ -108,7 +108,7 @@ pub(super) fn start_checked(
     backend: SocketAddr,
     tls: Option<&Certificate>,
 ) -> Result<Running> {
-    let running = targets::start(target, paths, backend, tls)?;
+    let running = targets::start(target, paths, backend, None, tls)?;
     let mut client = Helper::start(paths, "client")?;
     connect(&mut client, &running.door, 1)?;
     running.check_engine(1)?;

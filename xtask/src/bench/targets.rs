@@ -46,6 +46,17 @@ impl Target {
     pub(super) const PLAIN: [Self; 5] =
         [Self::Direct, Self::SluiceSockmap, Self::SluiceCopy, Self::Nginx, Self::Haproxy];
 
+    /// Those of them that were asked for, without a wish all, in the order of the tables. The direct connection, which
+    /// the others are compared with, is always among them.
+    pub(super) fn plain(asked: &[Self]) -> Result<Vec<Self>> {
+        ensure!(!asked.contains(&Self::SluiceKtls), "ktls carries TLS alone: leave sluice-ktls out");
+        let mut targets = if asked.is_empty() { Self::PLAIN.to_vec() } else { asked.to_vec() };
+        targets.push(Self::Direct);
+        targets.sort_unstable();
+        targets.dedup();
+        Ok(targets)
+    }
+
     /// Its name in the tables.
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -77,10 +88,17 @@ pub(super) struct Running {
     proxy: Option<Proxy>,
 }
 
-/// Starts a target in front of `backend` and waits until it accepts. With a certificate, a proxy's clients speak TLS.
-pub(super) fn start(target: Target, paths: &Paths, backend: SocketAddr, tls: Option<&Certificate>) -> Result<Running> {
+/// Starts a target in front of `backend` and waits until it accepts. What is asked for [`super::control::FLOOD_PATH`]
+/// goes to `flood`, if there is one. With a certificate, a proxy's clients speak TLS.
+pub(super) fn start(
+    target: Target,
+    paths: &Paths,
+    backend: SocketAddr,
+    flood: Option<SocketAddr>,
+    tls: Option<&Certificate>,
+) -> Result<Running> {
     let listen = free_port()?;
-    let front = Front { listen, backend, tls };
+    let front = Front { listen, backend, flood: flood.unwrap_or(backend), tls };
     let admin = free_port()?;
     let file = |name: &str| paths.work.join(name);
     let (command, log) = match target {
@@ -138,6 +156,11 @@ impl Running {
         self.proxy.as_ref().map_or(Ok(Vec::new()), Proxy::pids)
     }
 
+    /// For Sluice: how many pairs the wanted engine carries now.
+    pub(super) fn carried(&self) -> Result<Option<f64>> {
+        self.engine.map(|(admin, engine)| carried_by(admin, engine)).transpose()
+    }
+
     /// For Sluice: waits until its own count says that the wanted engine carries this many pairs.
     pub(super) fn check_engine(&self, pairs: usize) -> Result<()> {
         let Some((admin, engine)) = self.engine else { return Ok(()) };
@@ -173,6 +196,7 @@ fn carried_by(admin: SocketAddr, engine: &str) -> Result<f64> {
 struct Front<'run> {
     listen: SocketAddr,
     backend: SocketAddr,
+    flood: SocketAddr,
     tls: Option<&'run Certificate>,
 }
 
@@ -188,6 +212,7 @@ impl Front<'_> {
             (kept, String::new()),
             ("@LISTEN@", self.listen.to_string()),
             ("@BACKEND@", self.backend.to_string()),
+            ("@FLOOD@", self.flood.to_string()),
             ("@CERTIFICATE@", file(|files| &files.certificate)),
             ("@KEY@", file(|files| &files.key)),
             ("@OPEN_FILES@", open_files.to_string()),

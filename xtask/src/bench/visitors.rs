@@ -88,7 +88,7 @@ impl Crowd<'_> {
         let began = Instant::now();
         let config = self.configs.get(token).context("more visitors than settings")?;
         let mut tls = ClientConnection::new(config.clone(), ServerName::try_from("localhost")?)?;
-        tls.writer().write_all(&upgrade_request(self.door))?;
+        tls.writer().write_all(&upgrade_request(self.door, "/"))?;
         let socket = TcpStream::connect(self.door.to).with_context(|| format!("cannot connect to {}", self.door.to))?;
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
