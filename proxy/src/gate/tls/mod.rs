@@ -31,6 +31,8 @@ pub(super) use client::{Connector, Roots, connect, failure};
 pub(super) use kernel::KernelTls;
 pub(super) use person::{CLIENT_CERT, CLIENT_CERT_SUBJECT, Person};
 pub(super) use server::{Acceptor, NoSession, Secured, accept};
+#[cfg(test)]
+pub(super) use user::Socket;
 pub(super) use user::UserTls;
 
 /// What is spoken inside of TLS, as ALPN calls it (RFC 7301 §6).
