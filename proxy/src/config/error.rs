@@ -14,12 +14,12 @@ pub enum ConfigError {
         reason: std::io::Error,
     },
     /// It is not TOML, or a key or value is not known.
-    #[error("{name}: {}", readable(reason))]
+    #[error("{name}: {what}")]
     Parse {
         /// The file.
         name: String,
-        /// The reason, with line and column.
-        reason: Box<toml::de::Error>,
+        /// The reason, with its line.
+        what: String,
     },
     /// A file with an error body cannot be used.
     #[error("cannot read the error body {path}: {reason}", path = path.display())]
@@ -40,7 +40,8 @@ pub enum ConfigError {
 }
 
 /// What serde says in Rust's words, and in those of TOML.
-const WORDS: [(&str, &str); 12] = [
+const WORDS: [(&str, &str); 13] = [
+    ("unknown field `include`", "`include` belongs in front of the first table, so it is an unknown field"),
     ("expected a sequence", "expected a list: [..], or for tables [[..]]"),
     ("wanted exactly 1 element, more than 1 element", "there may be one key only"),
     ("wanted string or table", "expected a text in quotes"),
@@ -55,12 +56,19 @@ const WORDS: [(&str, &str); 12] = [
     ("invalid socket address syntax", "it is no address and port, such as \"127.0.0.1:9900\""),
 ];
 
-/// The line and what is wrong there.
-fn readable(error: &toml::de::Error) -> String {
+/// The line and what is wrong there. `put_in`: how a value was written that `${…}` is in; no more of it is told than that.
+pub(super) fn readable(error: &toml::de::Error, put_in: Option<&str>) -> String {
     let (whole, message) = (error.to_string(), error.message());
-    let said = match message.split_once("expected struct ") {
+    let told = match put_in {
+        None => message.to_owned(),
+        Some(written) => {
+            let expected = message.rsplit_once(", expected ").map(|(_, expected)| format!(", expected {expected}"));
+            format!("this setting does not take what {written} stands for{}", expected.unwrap_or_default())
+        }
+    };
+    let said = match told.split_once("expected struct ") {
         Some((before, _)) => format!("{before}expected a table"),
-        None => WORDS.iter().fold(message.to_owned(), |said, (rust, toml)| said.replace(rust, toml)),
+        None => WORDS.iter().fold(told, |said, (rust, toml)| said.replace(rust, toml)),
     };
     let place = whole.trim_end().strip_suffix(message.trim_end()).unwrap_or_default();
     format!("{}{said}", place.replacen("TOML parse error at ", "", 1))
