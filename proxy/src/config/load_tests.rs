@@ -115,7 +115,7 @@ fn no_error_shows_what_was_put_in() {
         ("[[route]]\nbackend = \"${file:secret}\"", "there is no backend \"${file:secret}\""),
         ("[[route]]\nbackend = \"app\"\norigins = [\"https://${file:secret}/\"]", "line 8, column 11"),
         ("[[route]]\nbackend = \"app\"\n[limits]\nhead_bytes = \"${file:secret}\"", "whole number"),
-        ("[[route]]\nbackend = \"app\"\nhost = 1\n[admin]\nlisten = \"${file:secret}\"", "line 8"),
+        ("[[route]]\nbackend = \"app\"\nhost = 1\n[admin]\nlisten = \"${file:secret}\"", "line 10, column 10"),
     ] {
         let error = Folder::new("hides", &[("secret", "hunter2 \"q\"\n"), ("sluice.toml", &whole(lines))]).error();
         assert!(error.contains(says) && !error.contains("hunter2"), "{lines}: {error}");
