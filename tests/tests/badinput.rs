@@ -106,6 +106,20 @@ fn half_open_connections_disturb_nobody() {
     serves(&sluice);
 }
 
+/// An urgent byte cuts a read short, and of what is behind it no event tells.
+#[test]
+fn an_urgent_byte_in_a_head_holds_nothing_up() {
+    let (_echo, sluice) = echo("[timeouts]\nhead = \"5s\"");
+    for _ in 0..20 {
+        let mut client = dial(sluice.ws).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+        socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        client.write_all(b"X-Behind: it\r\n\r\n").unwrap();
+        let answer = respond(&mut client).unwrap();
+        assert_eq!(answer.head.status(), 426, "{answer:?}");
+    }
+}
+
 /// Runs `sluice` with a configuration until it ends; returns whether it succeeded, and what it printed.
 fn run(verb: &str, toml: &str) -> (bool, String) {
     let folder = Folder::make().unwrap();

@@ -21,7 +21,7 @@ pub(super) enum Command {
     Run(Run),
     /// Check a configuration without starting anything.
     Check {
-        /// The file.
+        /// The file; - is standard input.
         #[arg(long)]
         config: PathBuf,
         /// Check the files that it names too: certificates, keys, users. Run it as the user that runs the proxy.
@@ -56,7 +56,7 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 pub(super) struct Run {
-    /// The configuration file.
+    /// The configuration file; - is standard input.
     #[arg(long, conflicts_with_all = ["listen", "backend"])]
     pub(super) config: Option<PathBuf>,
     /// Short form: where clients connect. May be given several times.

@@ -38,15 +38,18 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 fn run_keeper(arguments: cli::Run) -> anyhow::Result<()> {
-    // First: what `load` prints is to be printed once.
+    // First of all: standard input can be read once, and what `load` prints is to be printed once.
     become_keeper()?;
-    let config = match arguments.config {
-        Some(path) => load(&path)?,
-        None => Config::short(arguments.listen, arguments.backend),
+    let (config, doubts) = match &arguments.config {
+        Some(path) => load(path)?,
+        None => (Config::short(arguments.listen, arguments.backend), Vec::new()),
     };
     privileges::name(KEEPER);
     memory::give_back();
     init_log();
+    for doubt in doubts {
+        tracing::warn!(config = arguments.config.as_deref().map(Config::name), "{doubt}");
+    }
     keeper::run(config)
 }
 
@@ -75,31 +78,36 @@ fn run_gate(user: Option<&str>, control: i32) -> anyhow::Result<()> {
     gate::run(control)
 }
 
-/// Reads a configuration that everything can run with.
-fn load(path: &Path) -> anyhow::Result<Config> {
+/// Reads a configuration that everything can run with, and says what in it is probably not meant.
+fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     let config = Config::load(path)?;
-    gate::check(&config).with_context(|| path.display().to_string())?;
-    let doubts = config.doubts().chain(gate::doubts(&config)?);
-    doubts.for_each(|doubt| logging::print(&format!("warning: {}: {doubt}", path.display())));
-    Ok(config)
+    gate::check(&config).map_err(|error| unshown(&config, path, &error))?;
+    let doubts = config.doubts().chain(gate::doubts(&config)?).collect();
+    Ok((config, doubts))
+}
+
+/// An error with the file's name, and without what `${…}` stands for.
+fn unshown(config: &Config, path: &Path, error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{}: {}", Config::name(path), config.hide(&format!("{error:#}")))
 }
 
 fn check(path: &Path, files: bool) -> anyhow::Result<()> {
-    let config = load(path)?;
+    let (config, mut doubts) = load(path)?;
     if files {
-        check_files(&config).with_context(|| path.display().to_string())?;
+        doubts.extend(check_files(&config).map_err(|error| unshown(&config, path, &error))?);
     }
+    let name = Config::name(path);
+    doubts.iter().for_each(|doubt| logging::print(&format!("warning: {name}: {doubt}")));
     out::print(&format!(
-        "{}: {} listeners, {} routes, {} backends: good",
-        path.display(),
+        "{name}: {} listeners, {} routes, {} backends: good",
         config.listeners.len(),
         config.routes.len(),
         config.backends.len()
     ))
 }
 
-/// Reads the files that a configuration names, and makes of them what a gate does.
-fn check_files(config: &Config) -> anyhow::Result<()> {
+/// Reads the files that a configuration names, and makes of them what a gate does. Returns what is probably not meant.
+fn check_files(config: &Config) -> anyhow::Result<Vec<String>> {
     // What can be read only with more rights than the keeper keeps, a start could not read.
     privileges::keep_for_keeper().context("cannot give up capabilities")?;
     gate::check_files(config, keeper::read_files(config)?)
@@ -121,13 +129,21 @@ fn run_echo(listen: std::net::SocketAddr) -> anyhow::Result<()> {
 
 /// `RUST_LOG` chooses which lines there are (default: info). With debug, the kernel program's own are among them.
 fn init_log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let (filter, malformed) = match EnvFilter::builder().parse(&asked) {
+        Ok(filter) if !asked.is_empty() => (filter, None),
+        Ok(_) => (EnvFilter::new("info"), None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
     // At debug level, h2 writes down targets, which may hold tokens.
     // A DNS server that sends nonsense does so for hours; what comes of it is said once, by the gate.
     let dns = ["hickory_net=error", "hickory_proto=error", "hickory_resolver=error"];
     let quiet = ["aya_obj=warn", "aya=warn", "hyper=info", "h2=info", "rustls=info"].into_iter().chain(dns);
     let filter = quiet.filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
     logging::init(filter);
+    if let Some(error) = malformed {
+        tracing::warn!(%error, "RUST_LOG={asked:?} cannot be read: the log is that of \"info\"");
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +158,8 @@ mod tests {
         let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(!files.is_empty());
         for file in files {
-            check(&file, false).unwrap();
+            let (_, doubts) = load(&file).unwrap();
+            assert_eq!(doubts, Vec::<String>::new(), "{}", file.display());
         }
     }
 }

@@ -260,17 +260,6 @@ fn empty(from: &[AuthSource], what: &str) -> Option<String> {
 }
 
 impl Config {
-    /// What can be meant, and probably is not: checks that nothing asks for.
-    pub fn doubts(&self) -> impl Iterator<Item = String> {
-        let unused = |auth: &&Auth| !self.routes.iter().any(|route| route.auth.contains(&auth.name));
-        self.auth.iter().filter(unused).map(|Auth { name, .. }| {
-            format!(
-                "[[auth]] {name:?} is named by no route, and keeps nobody out; write auth = [{name:?}] into a [[route]], \
-                 or take it out"
-            )
-        })
-    }
-
     /// What is wrong with the ways to enter, and with the names that routes have for them.
     pub(super) fn auth_wrong(&self) -> Option<String> {
         let mut names = HashSet::new();

@@ -15,7 +15,8 @@ const MOST_WEIGHT: u32 = 1000;
 impl Config {
     /// Checks what spans several settings.
     pub(super) fn check(&self, name: &str) -> Result<(), ConfigError> {
-        self.contradiction().map_or(Ok(()), |what| Err(ConfigError::Contradiction { name: name.into(), what }))
+        self.contradiction()
+            .map_or(Ok(()), |what| Err(ConfigError::Contradiction { name: name.into(), what: self.hide(&what) }))
     }
 
     fn contradiction(&self) -> Option<String> {

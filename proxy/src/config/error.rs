@@ -18,7 +18,7 @@ pub enum ConfigError {
     Parse {
         /// The file.
         name: String,
-        /// The reason, with line and column.
+        /// The reason, with its line.
         what: String,
     },
     /// A file with an error body cannot be used.
@@ -40,7 +40,8 @@ pub enum ConfigError {
 }
 
 /// What serde says in Rust's words, and in those of TOML.
-const WORDS: [(&str, &str); 12] = [
+const WORDS: [(&str, &str); 13] = [
+    ("unknown field `include`", "`include` belongs in front of the first table, so it is an unknown field"),
     ("expected a sequence", "expected a list: [..], or for tables [[..]]"),
     ("wanted exactly 1 element, more than 1 element", "there may be one key only"),
     ("wanted string or table", "expected a text in quotes"),
@@ -60,12 +61,11 @@ const WORDS: [(&str, &str); 12] = [
 const SECRET: [&str; 10] =
     ["headers", "authorization", "bearer", "cookie", "token", "secret", "passw", "api-key", "apikey", "private key"];
 
-impl ConfigError {
-    /// Says what is wrong with the text of a file. A line that may hold a secret is shown up to its first `=`.
-    pub(super) fn parse(name: &str, text: &str, reason: &toml::de::Error) -> Self {
-        let what = if may_hold_secret(text, reason) { veiled(&readable(reason)) } else { readable(reason) };
-        Self::Parse { name: name.into(), what }
-    }
+/// Says what is wrong with the text of a file. A line that may hold a secret is shown up to its first `=`. `put_in`: as for
+/// [`readable`].
+pub(super) fn shown(text: &str, error: &toml::de::Error, put_in: Option<&str>) -> String {
+    let said = readable(error, put_in);
+    if may_hold_secret(text, error) { veiled(&said) } else { said }
 }
 
 /// Whether the wrong place may be a secret, by the line that it is on and the table that it is in.
@@ -109,12 +109,19 @@ fn unquoted(line: &str) -> String {
     format!("{before}\"…{behind}")
 }
 
-/// The line and what is wrong there.
-fn readable(error: &toml::de::Error) -> String {
+/// The line and what is wrong there. `put_in`: how a value was written that `${…}` is in; no more of it is told than that.
+fn readable(error: &toml::de::Error, put_in: Option<&str>) -> String {
     let (whole, message) = (error.to_string(), error.message());
-    let said = match message.split_once("expected struct ") {
+    let told = match put_in {
+        None => message.to_owned(),
+        Some(written) => {
+            let expected = message.rsplit_once(", expected ").map(|(_, expected)| format!(", expected {expected}"));
+            format!("this setting does not take what {written} stands for{}", expected.unwrap_or_default())
+        }
+    };
+    let said = match told.split_once("expected struct ") {
         Some((before, _)) => format!("{before}expected a table"),
-        None => WORDS.iter().fold(message.to_owned(), |said, (rust, toml)| said.replace(rust, toml)),
+        None => WORDS.iter().fold(told, |said, (rust, toml)| said.replace(rust, toml)),
     };
     let place = whole.trim_end().strip_suffix(message.trim_end()).unwrap_or_default();
     format!("{}{said}", place.replacen("TOML parse error at ", "", 1))

@@ -10,13 +10,17 @@ mod balance;
 mod change;
 mod check;
 mod dns;
+mod doubts;
 mod duration;
 mod error;
 mod error_page;
+mod expand;
 mod forwarded;
 mod health;
+mod include;
 mod limits;
 mod listener;
+mod load;
 mod matching;
 mod origin;
 mod proxy_protocol;
@@ -50,6 +54,7 @@ pub use dns::Dns;
 pub use duration::Bound;
 pub use error::ConfigError;
 pub use error_page::{ERROR_BODIES, ErrorPage};
+pub use expand::Hidden;
 pub use forwarded::{Forwarded, ForwardedHeader};
 pub use health::{Check, CheckKind, Ejection, Share, Statuses};
 pub use limits::{Limits, Timeouts};
@@ -69,6 +74,11 @@ pub use tls::{TlsChoice, TlsPolicy, TlsVersion};
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Configuration of Sluice", extend("required" = ["listener", "route", "backend"]))]
 pub struct Config {
+    /// Files that are read as if they stood behind this one, such as `conf.d/*.toml`: a `*` stands for a part of a
+    /// file's name, and the files that fit come in the order of their names. Tables with `[[…]]` add to those that there
+    /// are; one with `[…]` can be in one file only. Relative paths in all of them begin at this file's folder.
+    #[serde(default)]
+    pub include: Vec<String>,
     /// The address for `/metrics` and `/connections`. None: they are not served.
     #[serde(default)]
     pub admin: Option<Admin>,
@@ -111,6 +121,9 @@ pub struct Config {
     /// The processes that Sluice is.
     #[serde(default)]
     pub process: Process,
+    /// What `${…}` stands for in it.
+    #[serde(skip)]
+    pub hidden: Hidden,
 }
 
 /// The admin listener, in plain HTTP.
@@ -147,33 +160,6 @@ pub struct Ages {
 }
 
 impl Config {
-    /// Reads and checks a file.
-    ///
-    /// # Errors
-    /// The file, or one with an error body, cannot be read; it is not TOML, holds an unknown key, or contradicts
-    /// itself. The message has the file's name and, for what TOML can place, the line.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|reason| ConfigError::Read { path: path.to_owned(), reason })?;
-        let mut config = Self::parse(&text, &path.display().to_string())?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        config.resolve_paths(folder);
-        config.errors.iter_mut().try_for_each(|page| page.load(folder))?;
-        // Once more, with what the files hold.
-        config.check(&path.display().to_string())?;
-        Ok(config)
-    }
-
-    /// Parses and checks a text; `name` stands for the file in messages.
-    ///
-    /// # Errors
-    /// As [`Config::load`], except for reading.
-    pub fn parse(text: &str, name: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|reason| ConfigError::parse(name, text, &reason))?;
-        config.check(name)?;
-        Ok(config)
-    }
-
     /// The short form: one listener, one backend server, everything else by default.
     #[must_use]
     pub fn short(listen: Vec<Address>, servers: Vec<Address>) -> Self {

@@ -22,8 +22,13 @@ struct Table {
 pub(super) fn write(schema: &Value) -> String {
     let mut writer = Writer { schema, out: String::new(), seen: Vec::new() };
     for (name, property) in properties(schema) {
-        let Some(table) = writer.table("", name, property) else { panic!("{name} is no table") };
-        writer.section(&table);
+        match writer.table("", name, property) {
+            Some(table) => writer.section(&table),
+            None => {
+                writer.out.push_str("\n## In front of the first table\n\n");
+                writer.setting(name, property, required(schema, name), None);
+            }
+        }
     }
     writer.values();
     writer.out

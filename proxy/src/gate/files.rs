@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::auth::Check;
 use super::tls::{Acceptor, Connector, Roots};
-use super::{Gate, sticky};
+use super::{Gate, sticky, tls};
 use crate::config::Config;
 use crate::handoff::files::{self, FileRole};
 use crate::handoff::{CookieKey, ToKeeper};
@@ -40,6 +40,16 @@ impl Files {
     pub(super) fn bytes(&self, role: FileRole) -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let file = self.0.get(&role).with_context(|| format!("the keeper has not sent the file for {role:?}"))?;
         files::read(file).with_context(|| format!("cannot read what the keeper sent for {role:?}"))
+    }
+}
+
+impl Files {
+    /// What is probably not meant with files that can be used: a CA file with what signs nothing.
+    pub(super) fn doubts(&self, config: &Config) -> Vec<String> {
+        let named = files::named(config).into_iter();
+        let authorities =
+            named.filter(|(role, _)| matches!(role, FileRole::ClientCa { .. } | FileRole::BackendCa { .. }));
+        authorities.filter_map(|(role, name)| tls::doubt(&self.bytes(role).ok()?, &name)).collect()
     }
 }
 

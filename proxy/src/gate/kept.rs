@@ -2,6 +2,7 @@
 
 /// Bytes in a queue that is filled when it is empty; without memory while it is.
 #[derive(Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Kept {
     bytes: Vec<u8>,
     /// How many of them have been passed on.

@@ -187,15 +187,16 @@ pub fn doubts(config: &Config) -> anyhow::Result<Vec<String>> {
     policy::doubts(config)
 }
 
-/// Checks what a gate would make of the files that a configuration names.
+/// Checks what a gate would make of the files that a configuration names. Returns what is probably not meant.
 ///
 /// # Errors
 /// What is wrong with the first one that cannot be used.
-pub fn check_files(config: &Config, files: Vec<(FileRole, OwnedFd)>) -> anyhow::Result<()> {
+pub fn check_files(config: &Config, files: Vec<(FileRole, OwnedFd)>) -> anyhow::Result<Vec<String>> {
     let (roles, copies) = files.into_iter().unzip();
     let mut files = Files::default();
     files.take(roles, copies)?;
-    Loaded::make(config, &files, None).map(drop)
+    Loaded::make(config, &files, None)?;
+    Ok(files.doubts(config))
 }
 
 /// The gate inside its runtime.
@@ -208,6 +209,7 @@ async fn serve(control: OwnedFd) -> anyhow::Result<()> {
     let counted = stats.clone();
     logging::count_into(move |lines| counted.count_lost_lines(Process::Gate, lines));
     let loaded = Loaded::make(&hello.config, &files, None)?;
+    files.doubts(&hello.config).iter().for_each(|doubt| tracing::warn!("{doubt}"));
     let certificates = Certificates::default();
     certificates.set(loaded.certificates(&hello.config));
     let admission = {

@@ -73,11 +73,11 @@ refusals! {
         "this port speaks TLS: use wss:// or https://";
     /// Another method than GET (RFC 6455 section 4.2.1).
     Method: 13, METHOD_NOT_ALLOWED, "http_request_error", "method",
-        "a WebSocket handshake is a GET request";
+        "a WebSocket handshake is a GET request; others need http = \"forward\" in their route";
     /// HTTP/1.0 on a route that takes WebSockets only, or a WebSocket handshake over it. Not 505: the major version is one that we speak (RFC 9110 section 15.6.6), but the request cannot
     /// ask for an Upgrade with it (RFC 9110 section 7.8), so it is a bad one.
     HttpVersion: 14, BAD_REQUEST, "http_request_error", "http-version",
-        "a WebSocket handshake needs HTTP/1.1";
+        "a WebSocket handshake needs HTTP/1.1; other requests need http = \"forward\" in their route";
     /// No Host, several, or one that is no host (RFC 9112 section 3.2); over HTTP/2, one that is not the `:authority`.
     Host: 15, BAD_REQUEST, "http_request_error", "host",
         "the request needs exactly one valid Host";
@@ -86,7 +86,7 @@ refusals! {
         "the request target is not a plain path";
     /// The request asks for no Upgrade, or for another protocol.
     NotWebSocket: 17, UPGRADE_REQUIRED, "http_request_error", "not-websocket",
-        "this server speaks WebSocket: the request needs Upgrade: websocket";
+        "this server speaks WebSocket: the request needs Upgrade: websocket, or its route http = \"forward\"";
     /// The Connection header does not name `upgrade`, or cannot be read.
     Connection: 18, BAD_REQUEST, "http_request_error", "connection-header",
         "the request needs Connection: Upgrade";

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -138,7 +138,7 @@ impl Stream {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(tcp) | Self::Unix(tcp) => Pin::new(tcp).poll_read(cx, buffer),
+            Self::Plain(tcp) | Self::Unix(tcp) => poll_receive(tcp, cx, buffer),
             Self::Kernel(tls) => Pin::new(tls).poll_read(cx, buffer),
             Self::User(tls, _) => Pin::new(tls).poll_read(cx, buffer),
             Self::Http2(tunnel) => Pin::new(tunnel).poll_read(cx, buffer),
@@ -195,5 +195,72 @@ impl AsyncWrite for Stream {
             Self::User(tls, _) => Pin::new(tls).poll_shutdown(cx),
             Self::Http2(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
         }
+    }
+}
+
+/// Reads what has come, and looks again before it waits.
+///
+/// tokio's own `poll_read` takes a short read for an empty socket and waits for the next edge. But a read is also cut short
+/// by TCP's urgent mark (RFC 9293 §3.8.5) and by descriptors that came along (unix(7)), and of the bytes behind those no
+/// edge tells: they would wait until the peer sends more, which may be never.
+fn poll_receive(tcp: &TcpStream, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    loop {
+        ready!(tcp.poll_read_ready(cx))?;
+        match tcp.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return Poll::Ready(read.map(drop)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+    use std::io::Write as _;
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd as _;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use tokio::io::AsyncReadExt as _;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Reads with room for more than there is, until `all` has come.
+    async fn reads(mut stream: Stream, all: &[u8]) {
+        let (mut got, mut space) = (Vec::new(), [0; 64]);
+        while got.len() < all.len() {
+            let more = timeout(PATIENCE, stream.read(&mut space)).await.expect("what is there is not read");
+            got.extend_from_slice(&space[..more.unwrap()]);
+        }
+        assert_eq!(got, all);
+    }
+
+    #[tokio::test]
+    async fn what_is_behind_an_urgent_byte_is_read() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        accepted.set_nonblocking(true).unwrap();
+        peer.write_all(b"before").unwrap();
+        socket2::SockRef::from(&peer).send_out_of_band(b"!").unwrap();
+        peer.write_all(b"behind").unwrap();
+        // The urgent byte itself is not in the stream unless SO_OOBINLINE is set.
+        reads(Stream::Plain(TcpStream::from_std(accepted).unwrap()), b"beforebehind").await;
+    }
+
+    #[tokio::test]
+    async fn what_is_behind_descriptors_is_read() {
+        let (mut peer, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (fds, mut space) = ([peer.as_fd()], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+        let mut along = SendAncillaryBuffer::new(&mut space);
+        assert!(along.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&peer, &[IoSlice::new(b"before")], &mut along, SendFlags::empty()).unwrap();
+        peer.write_all(b"behind").unwrap();
+        reads(Stream::Unix(super::super::unix::stream(ours.into()).unwrap()), b"beforebehind").await;
     }
 }

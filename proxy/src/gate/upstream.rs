@@ -145,7 +145,13 @@ impl Dialling<'_> {
         let secured = timeout(self.patience, tls::connect(stream, connector, (host, ip), self.arming)).await;
         let late = |_| Failure::new(Refusal::BackendTimeout, "its TLS handshake");
         // Closed or reset before the end of the handshake, it has failed as well.
-        secured.map_err(late)?.map_err(|error| Failure::new(tls::failure(&error).unwrap_or(Refusal::BackendTls), error))
+        secured.map_err(late)?.map_err(|error| {
+            let refusal = tls::failure(&error).unwrap_or(Refusal::BackendTls);
+            match tls::hint(&error) {
+                Some(hint) => Failure::new(refusal, format!("{error}: {hint}")),
+                None => Failure::new(refusal, error),
+            }
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use aya::maps::{HashMap, MapData, MapError, RingBuf, SockMap};
 use proxy_common::layout::{DirCounters, Direction, Event, FLAG_BROKEN, UserState, VerdictState, index};
 
 use crate::sys::mapped::{MappedArray, Slot};
+use crate::sys::socket;
 
 /// The loaded program and its maps. Dropping it detaches the program.
 pub struct Kernel {
@@ -57,6 +58,12 @@ impl Kernel {
         let mut indexed = Vec::new();
         let result = self.try_insert(slot, sockets, cookies, &mut indexed);
         if result.is_err() {
+            for (direction, socket) in Direction::ALL.into_iter().zip(sockets) {
+                self.take_off(index(slot, direction));
+                // To ask for the count takes the socket's lock: a verdict that is at work on it is over then, and has found
+                // its index.
+                let _ = socket::consumed(socket);
+            }
             self.remove_from_maps(slot, &indexed);
         }
         result
@@ -138,13 +145,14 @@ impl Kernel {
     }
 
     fn remove_from_maps(&mut self, slot: u32, cookies: &[u64]) {
-        for cookie in cookies {
-            let _ = self.indices.remove(cookie);
-        }
         for direction in Direction::ALL {
             // A socket that was reset has left the maps by itself.
             let _ = self.sources.clear_index(&index(slot, direction));
             let _ = self.targets.clear_index(&index(slot, direction));
+        }
+        // Last: what the verdict knows no index of it passes up without counting it.
+        for cookie in cookies {
+            let _ = self.indices.remove(cookie);
         }
     }
 

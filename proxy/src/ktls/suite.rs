@@ -110,6 +110,7 @@ pub enum Role {
 
 /// A key with its IV, and the number of the next record.
 #[derive(ZeroizeOnDrop)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Keys {
     /// As many bytes as the cipher wants are in use.
     pub key: [u8; 32],

@@ -42,6 +42,7 @@ impl Budget {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 enum State {
     /// Bytes may come.
     Open,
@@ -56,6 +57,7 @@ enum State {
 }
 
 /// One direction: what is kept of it, and where its frames stand.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Lane {
     scanner: Scanner,
     /// What the receiver has not taken.
@@ -260,3 +262,7 @@ impl Lane {
 pub(super) fn parts(error: &io::Error) -> Option<EndReason> {
     end_reason(error).filter(|reason| matches!(reason, EndReason::TlsKeyUpdate | EndReason::TlsKeyLimit))
 }
+
+#[cfg(test)]
+#[path = "wakes_tests.rs"]
+mod wakes_tests;

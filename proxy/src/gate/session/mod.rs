@@ -136,7 +136,8 @@ async fn welcome(gate: &Gate, accepted: Accepted) -> Option<Accepted> {
 
 /// Finds out what a client without TLS speaks, by its first bytes (RFC 9113 §3.3).
 async fn begin(gate: &Gate, accepted: Accepted, unix: bool) -> (Up, Speaks) {
-    let Accepted { visit, mut stream } = accepted;
+    let Accepted { visit, stream } = accepted;
+    let mut stream = if unix { Stream::Unix(stream) } else { Stream::Plain(stream) };
     let either = gate.config.listeners.get(usize::from(visit.listener)).is_some_and(|listener| listener.http2);
     // Room for most heads, which then need no second read.
     let mut front = BytesMut::with_capacity(if either { FIRST_READ } else { 0 });
@@ -149,7 +150,6 @@ async fn begin(gate: &Gate, accepted: Accepted, unix: bool) -> (Up, Speaks) {
         let _ = timeout_at(visit.head_by, read).await;
     }
     let speaks = if front.starts_with(PREFACE) { Speaks::Http2 } else { Speaks::Http1 };
-    let stream = if unix { Stream::Unix(stream) } else { Stream::Plain(stream) };
     (Up { visit, stream, front: front.freeze() }, speaks)
 }
 

@@ -3,6 +3,7 @@
 
 mod admin;
 mod auth;
+mod authorities;
 mod backend_tls;
 mod bench;
 mod certificates;

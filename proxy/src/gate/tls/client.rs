@@ -126,3 +126,19 @@ pub(in crate::gate) fn failure(error: &io::Error) -> Option<Refusal> {
         _ => Refusal::BackendTls,
     })
 }
+
+/// What to do about a server's certificate that cannot be trusted, where the library's word for the reason does not say it.
+pub(in crate::gate) fn hint(error: &io::Error) -> Option<&'static str> {
+    use rustls::CertificateError::{Other, UnknownIssuer};
+    let rustls::Error::InvalidCertificate(reason) = error.get_ref()?.downcast_ref()? else { return None };
+    match reason {
+        Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => Some(
+            "the server shows a CA's certificate as its own: give it one with basicConstraints=CA:FALSE, signed by that CA \
+             or by itself",
+        ),
+        UnknownIssuer => {
+            Some("what tls.ca names, or the system's roots without it, has not signed the server's certificate")
+        }
+        _ => None,
+    }
+}

@@ -28,10 +28,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub(super) use arm::Arming;
 pub(super) use broken::end_reason;
-pub(super) use client::{Connector, Roots, connect, failure};
+pub(super) use client::{Connector, Roots, connect, failure, hint};
 pub(super) use kernel::KernelTls;
 pub(super) use person::{CLIENT_CERT, CLIENT_CERT_SUBJECT, Person};
 pub(super) use server::{Acceptor, NoSession, Secured, accept};
+#[cfg(test)]
+pub(super) use user::Socket;
 pub(super) use user::UserTls;
 pub(super) use why::why_no_session;
 
@@ -91,4 +93,20 @@ fn authorities(pem: &[u8], name: &Path) -> anyhow::Result<RootCertStore> {
         roots.add(certificate).with_context(|| format!("{}: cannot be used as a CA", name.display()))?;
     }
     Ok(roots)
+}
+
+/// What is probably not meant with the authorities of a PEM file: that none of them may sign a certificate. `name` stands
+/// for the file.
+pub(super) fn doubt(pem: &[u8], name: &Path) -> Option<String> {
+    let all = certificates(pem, name).ok()?;
+    let [first, ..] = all.as_slice() else { return None };
+    let (subject, issuer) = person::unsigning(first)?;
+    let none = all.iter().all(|certificate| person::unsigning(certificate).is_some());
+    none.then(|| {
+        format!(
+            "{}: this is the certificate of {subject}, which is no CA's and vouches for no other; as `ca`, name the \
+             certificate of the CA that has signed it: {issuer}",
+            name.display()
+        )
+    })
 }

@@ -54,6 +54,14 @@ pub(super) fn names(der: &[u8]) -> Vec<String> {
         .collect()
 }
 
+/// Subject and issuer of a certificate that somebody else has signed and that may sign none (RFC 5280 §4.2.1.9): the
+/// certificate of a server or a client.
+pub(super) fn unsigning(der: &[u8]) -> Option<(String, String)> {
+    let certificate = parse(der)?;
+    let [subject, issuer] = [certificate.subject(), certificate.issuer()].map(distinguished_name);
+    (!certificate.is_ca() && subject != issuer).then_some((subject, issuer))
+}
+
 /// When a certificate ends, in seconds since the Unix epoch.
 pub(super) fn not_after(der: &[u8]) -> Option<i64> {
     Some(parse(der)?.validity().not_after.timestamp())

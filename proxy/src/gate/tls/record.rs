@@ -32,6 +32,7 @@ const WIRE_VERSION: [u8; 2] = [3, 3];
 pub(super) struct Aead(LessSafeKey);
 
 /// What protects one way of a connection.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Half {
     suite: Suite,
     keys: Keys,

@@ -21,6 +21,7 @@ pub(super) enum Incoming {
 }
 
 /// A connection behind its handshake.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Session {
     role: Role,
     rx: Half,

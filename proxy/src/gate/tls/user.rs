@@ -31,9 +31,22 @@ thread_local! {
     static OUTGOING: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SEALED));
 }
 
+/// What is below: TCP, and in the model of wake-ups what stands for it.
+pub(in crate::gate) trait Socket: AsyncRead + AsyncWrite + Unpin {
+    /// As [`TcpStream::poll_write_ready`].
+    fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Socket for TcpStream {
+    fn poll_write_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Self::poll_write_ready(self, cx)
+    }
+}
+
 /// The connection.
-pub(in crate::gate) struct UserTls {
-    tcp: TcpStream,
+#[cfg_attr(test, derive(Clone))]
+pub(in crate::gate) struct UserTls<S = TcpStream> {
+    tcp: S,
     session: Session,
     /// Data that the reader had no room for.
     opened: Kept,
@@ -44,25 +57,36 @@ pub(in crate::gate) struct UserTls {
 // No buffer may come in here. Beside it there are the secrets of TLS 1.3, two times 32 or 48 bytes.
 const _: () = assert!(size_of::<UserTls>() <= 384);
 
-impl UserTls {
+impl<S: Socket> UserTls<S> {
     /// Goes on behind a handshake, at a record boundary both ways. `limit`: records to send with one key.
-    pub(super) fn new(tcp: TcpStream, done: Handshaken, limit: u64) -> Self {
+    pub(in crate::gate) fn new(tcp: S, done: Handshaken, limit: u64) -> Self {
         Self { tcp, session: Session::new(done, limit), opened: Kept::default(), sealed: Kept::default() }
     }
 
     /// The TCP connection below.
-    pub(in crate::gate) fn tcp(&self) -> &TcpStream {
+    pub(in crate::gate) fn tcp(&self) -> &S {
         &self.tcp
     }
 
     /// The TCP connection alone, for the end of both.
-    pub(in crate::gate) fn into_tcp(self) -> TcpStream {
+    pub(in crate::gate) fn into_tcp(self) -> S {
         self.tcp
     }
 
     /// The connection is about to be ended: a worn key is still good for the last frames.
     pub(in crate::gate) fn allow_last_words(&mut self) {
         self.session.allow_last_words();
+    }
+
+    #[cfg(test)]
+    pub(in crate::gate) fn tcp_mut(&mut self) -> &mut S {
+        &mut self.tcp
+    }
+
+    /// Bytes that it keeps: for its reader, for TCP, of a record.
+    #[cfg(test)]
+    pub(in crate::gate) fn kept(&self) -> [usize; 3] {
+        [self.opened.rest().len(), self.sealed.rest().len(), self.session.begun().len()]
     }
 
     /// Gives the reader what is left from before.
@@ -127,7 +151,7 @@ impl UserTls {
     }
 }
 
-impl AsyncRead for UserTls {
+impl<S: Socket> AsyncRead for UserTls<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -147,7 +171,7 @@ impl AsyncRead for UserTls {
     }
 }
 
-impl AsyncWrite for UserTls {
+impl<S: Socket> AsyncWrite for UserTls<S> {
     /// What it takes it keeps until TCP has it, and takes no more before.
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();

@@ -71,10 +71,14 @@ impl Relay {
         let sockets = Direction::ALL.map(|direction| pair.source(direction));
         if let Err(error) = kernel.insert(slot, sockets, pair.cookies) {
             tracing::info!(conn = %pair.facts.id, %error, "the pair stays in userspace");
-            // A verdict may still run on a socket that was in the maps for a moment: to look at its counts takes its lock.
-            let _ = sockets.map(socket::consumed);
+            // Of a socket that was in the maps for a moment the verdict may have taken bytes, or the kernel dropped some. To
+            // ask for the count takes the socket's lock: no verdict runs on it any more.
+            let whole = sockets
+                .into_iter()
+                .zip([from_client, from_backend])
+                .all(|(socket, consumed)| socket::consumed(socket).ok().flatten().is_none_or(|now| now == consumed));
             pair.why_not = Some(WhyNot::InsertFailed);
-            if !Direction::ALL.into_iter().all(|direction| kernel.is_untouched(index(slot, direction))) {
+            if !whole || !Direction::ALL.into_iter().all(|direction| kernel.is_untouched(index(slot, direction))) {
                 self.abort(slot, EndReason::KernelBroken);
             }
             return;

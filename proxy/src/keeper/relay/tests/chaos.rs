@@ -62,7 +62,8 @@ fn write_all(mut to: Far, part: Part) {
 /// Reads until the end, a failure or as much as it wants. Returns how much, and whether there was an end.
 fn read(from: &mut Far, part: Part, other: Part) -> (u64, bool) {
     let (mut at, mut dice, mut buffer) = (0, Dice::new(!part.seed), vec![0; 32 * 1024]);
-    while part.going == Going::Orderly || at < part.reads {
+    // Whoever resets sends no end: it is not waited for.
+    while part.going == Going::Orderly || at < part.reads.min(other.bytes) {
         let room = 1 + dice.below(buffer.len() as u64) as usize;
         match from.read(&mut buffer[..room]) {
             Ok(0) => return (at, true),
@@ -82,10 +83,17 @@ fn play(mut end: Far, mine: Part, theirs: Part) -> JoinHandle<(u64, bool)> {
         let writer = end.try_clone().unwrap();
         let writing = std::thread::spawn(move || write_all(writer, mine));
         let got = read(&mut end, mine, theirs);
-        if mine.going == Going::Resets {
-            // At once, while the writer writes: where the kernel has the TLS keys it does not disconnect.
-            let _ = rustix::net::connect_unspec(end.tcp());
-            end.reset();
+        match mine.going {
+            Going::Orderly => {}
+            Going::Closes => {
+                // What it was still sending it gives up.
+                let _ = rustix::net::shutdown(end.tcp(), rustix::net::Shutdown::Both);
+            }
+            Going::Resets => {
+                // At once, while the writer writes: where the kernel has the TLS keys it does not disconnect.
+                let _ = rustix::net::connect_unspec(end.tcp());
+                end.reset();
+            }
         }
         writing.join().unwrap();
         got

@@ -257,7 +257,10 @@ impl Rig {
     pub(super) fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
-            assert!(start.elapsed() < STUCK, "stuck while waiting until {what}");
+            if start.elapsed() >= STUCK {
+                let pairs: Vec<_> = self.relay.table.iter().collect();
+                panic!("stuck while waiting until {what}; pairs: {pairs:#?}");
+            }
             let sleep = self.relay.sleep(Instant::now()).unwrap_or(STUCK).min(Duration::from_millis(10));
             for (source, flags) in self.relay.reactor.wait(Some(sleep)).unwrap() {
                 match source {

@@ -1,0 +1,98 @@
+//! Which files `include` names.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The files of these patterns, in the patterns' order and, of one pattern, by name. One that two of them name comes
+/// once, where it came first.
+///
+/// # Errors
+/// A folder that cannot be read, or a `*` in a folder's name.
+pub(super) fn files(patterns: &[String], folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut all: Vec<PathBuf> = Vec::new();
+    for pattern in patterns {
+        for file in of_one(pattern, folder)? {
+            if !all.contains(&file) {
+                all.push(file);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn of_one(pattern: &str, folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let path = folder.join(pattern);
+    let (Some(parent), Some(last)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Err(format!("include has {pattern:?}, which names no file"));
+    };
+    if pattern.rsplit_once('/').is_some_and(|(folders, _)| folders.contains('*')) {
+        return Err(format!("include has {pattern:?}: a * stands for a part of a file's name, not of a folder's"));
+    }
+    if !last.contains('*') {
+        return Ok(vec![path]);
+    }
+    let mut files = matching(parent, last)
+        .map_err(|reason| format!("include has {pattern:?}: cannot read {}: {reason}", parent.display()))?;
+    files.sort();
+    Ok(files)
+}
+
+/// The files in a folder whose names fit. Those that begin with a dot are for nobody.
+fn matching(folder: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if fits(pattern, name) && !name.starts_with('.') && path.is_file() {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// Whether a name fits a pattern in which `*` is any number of characters.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some((_, behind)) = left.split_once(part) else { return false };
+        left = behind;
+    }
+    left.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn names_fit_patterns() {
+        for (pattern, name, is) in [
+            ("*.toml", "a.toml", true),
+            ("*.toml", ".toml", true),
+            ("*.toml", "a.toml~", false),
+            ("*", "anything", true),
+            ("a*b*c", "abc", true),
+            ("a*b*c", "a.b.b.c", true),
+            ("a*b*c", "acb", false),
+            ("ab*ba", "aba", false),
+            ("a.toml", "a.toml", true),
+        ] {
+            assert_eq!(fits(pattern, name), is, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_star_is_for_the_last_part_only() {
+        let error = files(&["conf.d/*/a.toml".into()], Path::new("/nowhere")).unwrap_err();
+        assert!(error.contains("not of a folder's"), "{error}");
+        let error = files(&["conf.d/*".into()], Path::new("/nowhere")).unwrap_err();
+        assert!(error.contains("cannot read /nowhere/conf.d"), "{error}");
+        let named = files(&["b".into(), "a".into(), "b".into()], Path::new("/nowhere")).unwrap();
+        assert_eq!(named, [PathBuf::from("/nowhere/b"), "/nowhere/a".into()]);
+    }
+}
