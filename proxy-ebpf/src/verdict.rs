@@ -54,9 +54,7 @@ pub(crate) fn verdict(ctx: &SkBuffContext) -> u32 {
         return SK_DROP;
     }
     // SAFETY: `pair` points to a map value; either direction is written by its own verdict only.
-    let counters = unsafe {
-        if index & 1 == 0 { &raw mut (*pair).dirs[0] } else { &raw mut (*pair).dirs[1] }
-    };
+    let counters = unsafe { if index & 1 == 0 { &raw mut (*pair).dirs[0] } else { &raw mut (*pair).dirs[1] } };
     let direction = Direction { index, cookie, state, user, counters };
     decide(ctx, &direction)
 }

@@ -47,10 +47,8 @@ pub(super) struct Exchange<S: AsyncRead + AsyncWrite + Unpin> {
     shared: Arc<Shared>,
     /// The request's body, until somebody takes it.
     body: Option<Incoming>,
-    /// The interim answers to the request. HTTP/1.0 does not know them (RFC 9110 §15.2).
+    /// The interim answers to the request; none over HTTP/1.0, which does not know them (RFC 9110 §15.2).
     interims: Option<Interims>,
-    /// The request came over HTTP/1.0.
-    old: bool,
     answer: Option<oneshot::Sender<Response<AnswerBody>>>,
 }
 
@@ -120,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
                 Hook(shared.clone()),
             );
         let connection = Box::new(connection);
-        Self { connection, shared, body: None, interims: None, old: false, answer: None }
+        Self { connection, shared, body: None, interims: None, answer: None }
     }
 
     /// Reads the first request. Not cancel safe: what was read is lost with `self`.
@@ -187,8 +185,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
 
     fn asked(mut self, (request, answer): Asked) -> (Self, Parts) {
         let (head, body) = request.into_parts();
-        (self.answer, self.body, self.old) = (Some(answer), Some(body), head.version < Version::HTTP_11);
-        self.interims = (!self.old).then(Interims::default);
+        (self.answer, self.body) = (Some(answer), Some(body));
+        self.interims = (head.version >= Version::HTTP_11).then(Interims::default);
         (self, head)
     }
 
@@ -256,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Exchange<S> {
             Pin::new(&mut *self.connection).graceful_shutdown();
         }
         self.shared.phase.enter(Phase::Answering);
-        let response = if self.old { for_old(response) } else { response };
+        let response = if self.interims.is_none() { for_old(response) } else { response };
         let response = response.map(|body| UnsyncBoxBody::new(Watched { body, shared: self.shared.clone() }));
         self.answer.take().is_some_and(|answer| answer.send(response).is_ok())
     }

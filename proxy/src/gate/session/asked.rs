@@ -140,7 +140,7 @@ impl HeadRead {
         match self.client.while_there(enter).await {
             Ok(Ok(entered)) => Ok(self.pass(gate, visitor, from, verdict, entered, cors)),
             Ok(Err(NotEntered::Refused(refusal))) => {
-                Err(cors.refuse(gate, self.client, refusal, &note, self.visit.permit))
+                Err(cors.refuse(gate, self.client, refusal, note, self.visit.permit))
             }
             Ok(Err(NotEntered::Answered(refusal, mut answer))) => {
                 cors.tell(answer.headers_mut());
