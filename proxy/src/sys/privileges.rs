@@ -47,12 +47,16 @@ pub fn keep_for_keeper() -> io::Result<()> {
     restrict(KEEPER)
 }
 
-/// Gives up all capabilities of the calling thread alone.
+/// Gives up all capabilities of the calling thread alone. A thread that has none asks the kernel for nothing: the gate's
+/// filter of system calls takes a capset(2) for an intruder's, and does not know capget(2).
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn drop_capabilities_of_thread() -> io::Result<()> {
     let none = CapabilitySet::empty();
+    if !rustix::thread::capabilities(None).is_ok_and(|held| held.permitted != none || held.effective != none) {
+        return Ok(());
+    }
     let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
