@@ -65,7 +65,8 @@ const SECRET: [&str; 10] =
 /// [`readable`].
 pub(super) fn shown(text: &str, error: &toml::de::Error, put_in: Option<&str>) -> String {
     let said = readable(error, put_in);
-    if may_hold_secret(text, error) { veiled(&said) } else { said }
+    // What is said of a value that something was put in names no value.
+    if may_hold_secret(text, error) { veiled(&said, put_in.is_none()) } else { said }
 }
 
 /// Whether the wrong place may be a secret, by the line that it is on and the table that it is in.
@@ -79,9 +80,9 @@ fn may_hold_secret(text: &str, error: &toml::de::Error) -> bool {
     SECRET.iter().any(|word| place.contains(word))
 }
 
-/// A message without the values of its line: neither where the line is shown, nor where the wrong value is named, which
-/// comes first of what is in quotes.
-fn veiled(message: &str) -> String {
+/// A message without the values of its line: neither where the line is shown, nor, if it does, where it names the wrong
+/// value, which comes first of what is in quotes.
+fn veiled(message: &str, names_value: bool) -> String {
     let mut lines = Vec::new();
     for line in message.lines() {
         let shown = line.split_once(" | ").filter(|(number, _)| number.trim().parse::<u64>().is_ok());
@@ -89,7 +90,8 @@ fn veiled(message: &str) -> String {
             Some((number, source)) => {
                 format!("{number} | {} …", source.split('=').next().unwrap_or_default().trim_end())
             }
-            None => unquoted(line),
+            None if names_value => unquoted(line),
+            None => line.to_owned(),
         };
         lines.push(line);
     }

@@ -328,7 +328,7 @@ mod tests {
         assert!(lacking(rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None)));
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
-        assert!(lacking(sockopt::set_socket_oobinline(&socket, true)));
+        assert!(lacking(sockopt::set_socket_broadcast(&socket, true)));
         sockopt::set_tcp_nodelay(&socket, true).unwrap();
         // SAFETY: a fresh mapping aliases nothing of ours, and it is not made.
         let code = unsafe {
