@@ -79,7 +79,7 @@ fn running_out_of_open_files_ends_nobody_and_is_told() {
         return needs::skip(&reason);
     }
     let echo = Echo::start().unwrap();
-    let setup = Setup::via(echo.address, Via::Copy).under(&["prlimit", "--nofile=128:128"]);
+    let setup = Setup::via(echo.address, Via::Copy).under(&["prlimit", "--nofile=256:256"]);
     let sluice = Sluice::start(&setup).unwrap();
     let mut established = pair(&sluice);
     // More than there are files for.
@@ -91,7 +91,7 @@ fn running_out_of_open_files_ends_nobody_and_is_told() {
             None => refused += 1,
         }
         for process in [sluice.keeper(), sluice.gate()] {
-            assert!(open_files(process.expect("both processes live")) <= 128);
+            assert!(open_files(process.expect("both processes live")) <= 256);
         }
     }
     assert!(!inside.is_empty() && refused > 50, "{} and {refused}", inside.len());
