@@ -19,6 +19,7 @@ hostname guest
 modprobe tun
 # Sluice's maps are sized by it, and clearing those of half a million files takes an emulated processor ten seconds.
 ulimit -Hn 4096
+ulimit -Sn 4096
 # Tests fill these to the brim, in each direction of each engine.
 echo "4096 131072 262144" >/proc/sys/net/ipv4/tcp_rmem
 echo "4096 16384 262144" >/proc/sys/net/ipv4/tcp_wmem

@@ -130,6 +130,10 @@ fn round(rig: &mut Rig, dice: &mut Dice, first: u64) {
 fn pairs_that_end_in_every_way_deliver_a_beginning_of_what_was_sent() {
     let warned = kernel_has_warned();
     over_every_engine(|rig| {
+        if rig.sides().is_some() {
+            // An end of TLS is a record, for which a far end that closes leaves no room: `tls` has their endings.
+            return;
+        }
         let mut dice = Dice::new(2_026);
         for number in 0..rounds(24).max(4) {
             round(rig, &mut dice, 100 * number);
