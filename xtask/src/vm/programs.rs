@@ -58,19 +58,25 @@ fn build_suites(selection: &[&str]) -> anyhow::Result<Vec<Suite>> {
     Ok(messages.filter_map(|message| suite(&message)).collect())
 }
 
-/// Tests of whole programs that look at HTTP alone, at who may enter and who is sent where, to which one kernel is like another.
-const OF_NO_KERNEL: [&str; 14] = [
+/// Tests of whole programs that look at HTTP alone, at who may enter and who is sent where, at logs and settings, to which one
+/// kernel is like another.
+const OF_NO_KERNEL: [&str; 19] = [
+    "tests/answers.rs",
     "tests/auth.rs",
     "tests/balancing.rs",
     "tests/checks.rs",
+    "tests/configuration.rs",
+    "tests/entry.rs",
     "tests/health.rs",
     "tests/herd.rs",
     "tests/limits.rs",
+    "tests/logs.rs",
     "tests/names.rs",
     "tests/plain.rs",
     "tests/queue.rs",
     "tests/retries.rs",
     "tests/routes.rs",
+    "tests/secrets.rs",
     "tests/smuggling.rs",
     "tests/sources.rs",
     "tests/sticky.rs",
