@@ -8,11 +8,11 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use proxy_common::flow;
 use proxy_common::layout::{Direction, MODE_KERNEL, VerdictState, index};
 use proxy_common::scan::Scanner;
 
 use super::Relay;
+use super::sockmap::has_accepted;
 use crate::handoff::EndReason;
 use crate::kernel::Kernel;
 use crate::sys::socket;
@@ -65,9 +65,9 @@ impl Relay {
             return Left::NotYet;
         }
         let state = kernel.look(at);
-        let (forwarded, base) = (kernel.forwarded(at), pair.flow(direction).base);
-        let drained = socket::accepted(pair.target(direction))
-            .is_ok_and(|accepted| flow::may_forward(state.redirected, forwarded, accepted.bytes.wrapping_sub(base)));
+        let forwarded = kernel.forwarded(at);
+        let drained = has_accepted(pair.target(direction), pair.flow(direction), state.redirected, forwarded);
+        let drained = drained.unwrap_or(false);
         if state.passed != forwarded || !drained {
             // What is passed has its own way to be carried over; what the kernel worker still has must be asked for.
             self.poll_drain(slot, direction.reverse());

@@ -177,8 +177,8 @@ impl Relay {
                 continue;
             }
             surprised = false;
-            if let Some(next) = drain(flow, &state, forwarded, target) {
-                return Some(next.of(direction));
+            if let Some(next) = drain(flow, &state, forwarded, target, direction) {
+                return Some(next);
             }
             if known == 0 {
                 return Some(Next::Shut);
@@ -266,38 +266,41 @@ impl Relay {
         let Some(kernel) = self.kernel.as_ref().filter(|_| pair.in_maps) else { return true };
         let at = index(slot, direction);
         let (state, forwarded) = (kernel.look(at), kernel.forwarded(at));
-        socket::accepted(pair.target(direction)).is_ok_and(|accepted| {
-            flow::may_forward(state.redirected, forwarded, accepted.bytes.wrapping_sub(flow.base))
-        })
+        has_accepted(pair.target(direction), flow, state.redirected, forwarded).unwrap_or(false)
     }
 }
 
 /// What must come before passed bytes are carried over, or the end is passed on: the target has accepted all that was
 /// redirected. `None` when it has.
-fn drain(flow: &mut Flow, state: &VerdictState, forwarded: u64, target: BorrowedFd<'_>) -> Option<NotDrained> {
+fn drain(
+    flow: &mut Flow,
+    state: &VerdictState,
+    forwarded: u64,
+    target: BorrowedFd<'_>,
+    direction: Direction,
+) -> Option<Next> {
     if flow.drained_for == state.redirected {
         return None;
     }
-    let Ok(accepted) = socket::accepted(target) else { return Some(NotDrained::TargetFailed) };
-    if !flow::may_forward(state.redirected, forwarded, accepted.bytes.wrapping_sub(flow.base)) {
-        return Some(NotDrained::Waits);
-    }
-    flow.drained_for = state.redirected;
-    None
-}
-
-enum NotDrained {
-    Waits,
-    TargetFailed,
-}
-
-impl NotDrained {
-    fn of(self, direction: Direction) -> Next {
-        match self {
-            Self::Waits => Next::Drain,
-            Self::TargetFailed => Next::Failed(direction.reverse()),
+    match has_accepted(target, flow, state.redirected, forwarded) {
+        Err(_) => Some(Next::Failed(direction.reverse())),
+        Ok(false) => Some(Next::Drain),
+        Ok(true) => {
+            flow.drained_for = state.redirected;
+            None
         }
     }
+}
+
+/// Whether the target's TCP has accepted all that was redirected and forwarded to it.
+pub(super) fn has_accepted(
+    target: BorrowedFd<'_>,
+    flow: &Flow,
+    redirected: u64,
+    forwarded: u64,
+) -> std::io::Result<bool> {
+    let accepted = socket::accepted(target)?.bytes.wrapping_sub(flow.base);
+    Ok(flow::may_forward(redirected, forwarded, accepted))
 }
 
 /// Goes on counting where the verdict has stopped, if it has given the direction up since.
