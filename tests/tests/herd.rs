@@ -130,7 +130,9 @@ fn a_gate_that_dies_in_a_herd_loses_no_count() {
     servers[2].resume().unwrap();
     until_inside(CLIENTS);
     println!("three servers died, and the gate twice: {:?}", heard(&mut told));
-    assert_eq!(servers.iter().map(Server::live).collect::<Vec<_>>(), [PLACES; 5]);
+    // A client whose pair has died with the gate may not have noticed, and count as inside, until it comes back.
+    let live = || servers.iter().map(Server::live).collect::<Vec<_>>();
+    eventually(&format!("each has its {PLACES}, not {:?}", live()), || (live() == [PLACES; 5]).then_some(()));
     assert!(servers.iter().all(|server| server.peak() == PLACES));
     let of = |server: &Server| {
         sluice.metrics().unwrap().sum("sluice_server_connections", &[("server", &server.address.to_string())])

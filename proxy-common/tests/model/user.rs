@@ -143,7 +143,7 @@ impl World {
         }
         let mut w = self.clone();
         let drained = flow::may_forward(self.redirected.into(), self.forwarded.into(), self.accepted.into());
-        if self.passed != self.forwarded || !drained {
+        if self.fin || self.passed != self.forwarded || !drained {
             w.user = User::Awake;
             return next.push(w);
         }
@@ -169,6 +169,11 @@ impl World {
         if self.redirected + self.passed + self.plain.len() as u8 != self.next {
             // A segment was dropped while the source was taken off: the socket's own counts show it.
             (w.aborted, w.user) = (true, User::Alone);
+        } else if broken != Broken::LeaveBlindly && self.passed != self.forwarded && self.fin {
+            // No map takes a socket whose peer has sent its FIN. What was passed is read all the same, but not what has
+            // come past the verdict.
+            w.user = User::Awake;
+            w.aborted = !w.plain.is_empty();
         } else if broken != Broken::LeaveBlindly && self.passed != self.forwarded {
             (w.attached, w.user) = (true, User::Awake);
             // What has come past the verdict meanwhile is shown to it before the next segment.

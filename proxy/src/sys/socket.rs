@@ -118,6 +118,16 @@ pub fn consumed(socket: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     Ok(None)
 }
 
+/// How many bytes the peer has sent in all on this TCP connection; `None` as long as it has not sent its FIN.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn received_in_all(socket: impl AsFd) -> io::Result<Option<u64>> {
+    let info = info(socket)?;
+    // The FIN counts as one byte.
+    Ok(AFTER_FIN.contains(&info.tcpi_state).then(|| info.tcpi_bytes_received.wrapping_sub(1)))
+}
+
 /// How often a number is asked for that changes meanwhile. Each try takes microseconds.
 const TRIES: usize = 16;
 
@@ -172,6 +182,50 @@ pub fn watch_for_death(socket: impl AsFd, keepalive: Duration, user_timeout: Dur
     // A third of the silence that is allowed, so that TCP_USER_TIMEOUT sees several probes go unanswered.
     sockopt::set_tcp_keepintvl(socket, clamp(keepalive / 3))?;
     Ok(sockopt::set_tcp_user_timeout(socket, user_timeout_ms(user_timeout))?)
+}
+
+/// Keeps segments with data away from a TCP socket until [`let_data_in`]: the kernel drops them before it acknowledges them,
+/// so that the peer sends them again. Those that are being processed have been when this returns, but for one that has
+/// passed the filter and does not have the socket's lock yet.
+///
+/// # Errors
+/// The kernel takes no filter: whoever gave the socket away has locked that (SO_LOCK_FILTER).
+pub fn keep_data_out(socket: impl AsFd) -> io::Result<()> {
+    use libc::{BPF_ABS, BPF_ALU, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LEN, BPF_LSH, BPF_MISC, BPF_RET};
+    use libc::{BPF_RSH, BPF_TAX, BPF_W, BPF_X};
+    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    // TCP asks the filter with the segment from its TCP header on (`tcp_filter`). The upper half of byte 12 is the header's
+    // length in words (RFC 9293 §3.1).
+    let mut steps = [
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 12),
+        step(BPF_ALU | BPF_RSH | BPF_K, 0, 0, 4),
+        step(BPF_ALU | BPF_LSH | BPF_K, 0, 0, 2),
+        step(BPF_MISC | BPF_TAX, 0, 0, 0),
+        step(BPF_LD | BPF_W | BPF_LEN, 0, 0, 0),
+        step(BPF_JMP | BPF_JEQ | BPF_X, 1, 0, 0),
+        step(BPF_RET | BPF_K, 0, 0, 0),
+        step(BPF_RET | BPF_K, 0, 0, u32::MAX),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    // SAFETY: the option takes a `sock_fprog`, whose filter has `len` steps; the kernel copies both.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    check(result)
+}
+
+/// Ends [`keep_data_out`].
+///
+/// # Errors
+/// There is no filter, or it is locked.
+pub fn let_data_in(socket: impl AsFd) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
 }
 
 /// Makes the kernel look at bytes that have been queued on the socket before it entered a sockmap.

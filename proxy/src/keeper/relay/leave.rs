@@ -58,12 +58,29 @@ impl Relay {
     /// Has userspace carry what is left of `direction`; the other one is over.
     fn leave(&mut self, slot: u32, direction: Direction) -> Left {
         self.hold_one(slot, direction);
+        let Some(pair) = self.table.get(slot) else { return Left::NotYet };
+        // The kernel drops a segment that is being handed to the verdict while its socket leaves SOURCES, when it has been
+        // acknowledged already: so none may come meanwhile. Where there is no filter, the counts show what is missing.
+        let _ = socket::keep_data_out(pair.source(direction));
+        let left = self.leave_undisturbed(slot, direction);
+        if let Some(pair) = self.table.get(slot) {
+            let _ = socket::let_data_in(pair.source(direction));
+        }
+        if matches!(left, Left::Yes) {
+            self.settle(slot);
+        }
+        left
+    }
+
+    /// [`Relay::leave`], while no data comes in.
+    fn leave_undisturbed(&mut self, slot: u32, direction: Direction) -> Left {
         let (Some(kernel), Some(pair)) = (&mut self.kernel, self.table.get_mut(slot)) else { return Left::NotYet };
-        let at = index(slot, direction);
-        // A look at the source's own counts takes its lock: a verdict that has not seen the hold is over then.
-        if socket::consumed(pair.source(direction)).is_err() {
+        if !matches!(socket::received_in_all(pair.source(direction)), Ok(None)) {
+            // Its own end is near, and lets the FIN go that waits for this. No map would take the socket back.
             return Left::NotYet;
         }
+        // That has taken the source's lock: a verdict that has not seen the hold is over.
+        let at = index(slot, direction);
         let state = kernel.look(at);
         let forwarded = kernel.forwarded(at);
         let drained = has_accepted(pair.target(direction), pair.flow(direction), state.redirected, forwarded);
@@ -74,23 +91,33 @@ impl Relay {
             return Left::NotYet;
         }
         kernel.take_off(at);
+        // Once more the lock, for a segment that has come all the same.
         let _ = socket::consumed(pair.source(direction));
         fence(Ordering::SeqCst);
-        if kernel.look(at).passed != forwarded {
+        let passed = kernel.look(at).passed;
+        let expected = pair.flow(direction).consumed.wrapping_add(state.redirected).wrapping_add(passed);
+        if passed != forwarded {
             // A segment has come meanwhile. It waits where only a socket under the verdict's rule is read.
             return match kernel.put_back(at, pair.source(direction)) {
                 Ok(()) => {
                     let _ = socket::kick(pair.source(direction));
                     Left::NotYet
                 }
-                Err(_) => Left::Broken,
+                // No map takes a socket whose peer has sent its FIN. With nothing behind what was passed, that is read all
+                // the same.
+                Err(_) if matches!(socket::received_in_all(pair.source(direction)), Ok(Some(all)) if all == expected) => {
+                    Left::NotYet
+                }
+                Err(error) => {
+                    tracing::error!(conn = %pair.facts.id, %error, "a pair cannot go back to the kernel");
+                    Left::Broken
+                }
             };
         }
         let scanners = Direction::ALL.map(|each| scanner(kernel, index(slot, each), pair.flow(each).flips));
         kernel.remove(slot, pair.cookies);
         pair.in_maps = false;
         pair.scanners = Some(Box::new(scanners));
-        let expected = pair.flow(direction).consumed.wrapping_add(state.redirected).wrapping_add(forwarded);
         match socket::consumed(pair.source(direction)) {
             Ok(Some(consumed)) if consumed != expected => {
                 tracing::error!(conn = %pair.facts.id, consumed, expected, "the kernel has dropped bytes of a pair");
@@ -99,7 +126,6 @@ impl Relay {
             // While so much comes in that it cannot be counted, nothing can have been missed for long.
             _ => {
                 tracing::debug!(conn = %pair.facts.id, slot, "one side has ended; userspace relays");
-                self.settle(slot);
                 Left::Yes
             }
         }

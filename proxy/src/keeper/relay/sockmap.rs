@@ -70,7 +70,7 @@ impl Relay {
         }
         let sockets = Direction::ALL.map(|direction| pair.source(direction));
         if let Err(error) = kernel.insert(slot, sockets, pair.cookies) {
-            tracing::info!(conn = %pair.facts.id, %error, "the pair stays in userspace");
+            tracing::debug!(conn = %pair.facts.id, %error, "the pair stays in userspace");
             // Of a socket that was in the maps for a moment the verdict may have taken bytes, or the kernel dropped some. To
             // ask for the count takes the socket's lock: no verdict runs on it any more.
             let whole = sockets
@@ -126,7 +126,10 @@ impl Relay {
             Next::Again => self.again(slot, direction),
             Next::Shut => self.shut(slot, direction),
             Next::Failed(side) => self.fail(slot, side),
-            Next::Broken => self.abort(slot, EndReason::KernelBroken),
+            Next::Broken => {
+                tracing::error!(slot, ?direction, "the kernel has lost a byte of a pair");
+                self.abort(slot, EndReason::KernelBroken);
+            }
             Next::Sleep => self.shut_at_last(slot, direction.reverse()),
             Next::Read | Next::Write => {}
         }
