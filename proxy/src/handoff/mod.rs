@@ -27,7 +27,7 @@ pub mod wire;
 
 pub use found::{Found, Held, MOST_FOUND};
 pub use peer::{Peer, canonical};
-pub use snapshot::{PairRow, Snapshot, SnapshotWriter};
+pub use snapshot::{ByEngine, PairRow, Snapshot, SnapshotWriter, add_to_engine};
 pub use tally::{TALLIES, Tally};
 
 /// The most that one message holds, in bytes: below the default limit of 212,992 on a Unix socket's buffer, with

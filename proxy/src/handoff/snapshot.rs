@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use proxy_common::layout::PairCounters;
+use proxy_common::layout::{DirCounters, PairCounters};
 use serde::{Deserialize, Serialize};
 
 use super::close::CloseCounts;
@@ -19,7 +19,7 @@ pub struct Snapshot {
     #[serde(skip)]
     pub pairs: Vec<PairRow>,
     /// What the pairs that have ended had counted, by [`Engine`] in the order of [`Engine::ALL`].
-    pub ended: [PairCounters; Engine::ALL.len()],
+    pub ended: ByEngine,
     /// Ended pairs by reason: the reason's label and how many.
     pub ends: Vec<(String, u64)>,
     /// Close frames of the pairs that have ended.
@@ -49,8 +49,26 @@ pub struct PairRow {
     pub why_not: Option<WhyNot>,
     /// Its counters.
     pub counters: PairCounters,
+    /// Of the bytes of each direction, those that `copy` carried before the pair's engine took it over.
+    pub copied: [u64; 2],
     /// Per direction: whether userspace carries it at this moment.
     pub user_mode: [bool; 2],
+}
+
+/// What pairs have counted, by [`Engine`] in the order of [`Engine::ALL`].
+pub type ByEngine = [PairCounters; Engine::ALL.len()];
+
+/// Adds what one pair has counted to the sums of its engine, but for the bytes that `copy` carried before, which stay with
+/// `copy`: no sum goes down when a pair changes its engine.
+pub fn add_to_engine(sums: &mut ByEngine, engine: Engine, counted: &[DirCounters; 2], copied: [u64; 2]) {
+    let place = |wanted| Engine::ALL.iter().position(|engine| *engine == wanted).unwrap_or_default();
+    for ((sum, mine), copied) in sums[place(engine)].dirs.iter_mut().zip(counted).zip(copied) {
+        sum.add(mine);
+        sum.bytes = sum.bytes.wrapping_sub(copied);
+    }
+    for (sum, copied) in sums[place(Engine::Copy)].dirs.iter_mut().zip(copied) {
+        sum.bytes = sum.bytes.wrapping_add(copied);
+    }
 }
 
 /// A snapshot's file while it is being written.

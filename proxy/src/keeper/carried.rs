@@ -31,14 +31,14 @@ impl Carried {
     /// A pair has ended, with these counts.
     pub(super) fn close(&mut self, slot: u32, counters: &PairCounters, reason: EndReason, ended: &mut Ended) {
         if self.pairs.remove(&slot).is_some() {
-            ended.add(Engine::Copy, reason, &believable(counters).dirs);
+            ended.add(Engine::Copy, reason, &believable(counters).dirs, [0; 2]);
         }
     }
 
     /// The gate is gone, and every pair that it carried. (A gate clears a slot when it takes it.)
     pub(super) fn close_all(&mut self, ended: &mut Ended) {
         for (slot, _) in self.pairs.drain() {
-            ended.add(Engine::Copy, EndReason::GateLost, &believable(&self.stats.carried(slot)).dirs);
+            ended.add(Engine::Copy, EndReason::GateLost, &believable(&self.stats.carried(slot)).dirs, [0; 2]);
         }
     }
 

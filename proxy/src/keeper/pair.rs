@@ -85,6 +85,8 @@ pub(super) struct Pair {
     pub(super) scanners: Option<Box<[Scanner; 2]>>,
     pub(super) generation: u32,
     pub(super) engine: Engine,
+    /// Bytes of each direction that `copy` carried before the engine took the pair over.
+    pub(super) copied: [u64; 2],
     pub(super) why_not: Option<WhyNot>,
     /// Both sockets are in the sockmaps, so that the kernel carries them or passes their bytes up. A pair of the `sockmap`
     /// engine has left them once one side has ended.
@@ -102,7 +104,7 @@ pub(super) struct Pair {
 
 // What a pair that the kernel relays costs on the heap, beside its counters (576 bytes, once they are looked at): with
 // both under 1 KiB, and no buffer.
-const _: () = assert!(size_of::<Pair>() <= 344);
+const _: () = assert!(size_of::<Pair>() <= 360);
 
 /// What userspace watches on each socket of a pair that the kernel relays: its end only.
 const END: EventFlags = EventFlags::RDHUP.union(EventFlags::ET);

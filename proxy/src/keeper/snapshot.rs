@@ -46,6 +46,7 @@ impl Taking {
                 engine: Engine::Copy,
                 why_not: Some(why_not),
                 counters,
+                copied: [0; 2],
                 user_mode: [true; 2],
             })?;
         }
@@ -114,7 +115,8 @@ fn row(relay: &Relay, slot: u32, pair: &Pair) -> PairRow {
         Some(kernel) if pair.in_maps => kernel.look(index(slot, direction)).mode == MODE_USER,
         _ => true,
     });
-    PairRow { facts: pair.facts.clone(), engine: pair.engine, why_not: pair.why_not, counters, user_mode }
+    let Pair { ref facts, engine, why_not, copied, .. } = *pair;
+    PairRow { facts: facts.clone(), engine, why_not, counters, copied, user_mode }
 }
 
 fn live_flips(relay: &Relay, slot: u32) -> u64 {

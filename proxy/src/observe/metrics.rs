@@ -16,7 +16,7 @@ use proxy_common::scan::{OPCODES, bucket_limit};
 use super::{BackendRow, CertificateRow, ServerRow};
 use crate::handoff::close::{CODES, CloseCounts};
 use crate::handoff::stats::{Http2Event, Process, Short};
-use crate::handoff::{Engine, Snapshot};
+use crate::handoff::{ByEngine, Engine, Snapshot, add_to_engine};
 
 /// What only the gate knows, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +52,7 @@ pub(super) fn render(snapshot: &Snapshot, of_gate: PageOfGate) -> Result<String,
 struct Page {
     /// By [`Engine::ALL`].
     live: [u64; Engine::ALL.len()],
-    by_engine: [PairCounters; Engine::ALL.len()],
+    by_engine: ByEngine,
     totals: PairCounters,
     ends: Vec<(String, u64)>,
     close_codes: CloseCounts,
@@ -72,7 +72,7 @@ impl Page {
         for row in &snapshot.pairs {
             let place = Engine::ALL.iter().position(|engine| *engine == row.engine).unwrap_or_default();
             live[place] += 1;
-            add(&mut by_engine[place], &row.counters);
+            add_to_engine(&mut by_engine, row.engine, &row.counters.dirs, row.copied);
         }
         let mut totals = PairCounters::ZERO;
         for counters in &by_engine {

@@ -25,6 +25,7 @@ fn row(engine: Engine) -> PairRow {
         engine,
         why_not: None,
         counters,
+        copied: [0; 2],
         user_mode: [false; 2],
     }
 }
@@ -143,4 +144,20 @@ fn an_address_that_two_entries_give_is_one_server() {
     ] {
         assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
     }
+}
+
+#[test]
+fn no_sum_goes_down_when_a_pair_changes_its_engine() {
+    let bytes = |pair: PairRow| {
+        let snapshot = Snapshot { pairs: vec![pair], ..Snapshot::default() };
+        let text = render(&snapshot, PageOfGate::default()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("sluice_relay_bytes_total{"));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).collect::<Vec<_>>()
+    };
+    let before = bytes(row(Engine::Copy));
+    let promoted = PairRow { copied: [11, 4], ..row(Engine::Sockmap) };
+    assert_eq!(before, bytes(promoted.clone()));
+    let mut later = promoted;
+    later.counters.dirs[0].bytes += 5;
+    assert!(before.iter().zip(bytes(later)).all(|(before, after)| *before <= after));
 }

@@ -93,9 +93,10 @@ pub(super) fn judge_tls(memory: &[MemoryRow]) -> Vec<Expectation> {
 }
 
 /// Judges what floods do to the other connections of each of Sluice's engines.
-pub(super) fn judge_flood(rows: &[FloodRow]) -> Vec<Expectation> {
+pub(super) fn judge_flood(rows: &[FloodRow], tls: bool) -> Vec<Expectation> {
     let mut judged = Vec::new();
-    for target in [Target::SluiceSockmap, Target::SluiceCopy] {
+    let kernels = if tls { Target::SluiceKtls } else { Target::SluiceSockmap };
+    for target in [kernels, Target::SluiceCopy] {
         let row = rows.iter().find(|row| row.target == target);
         let phases = [("filling", row.map(|row| &row.filling)), ("full", row.map(|row| &row.full))];
         for (name, phase) in phases {

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
+use sluice_tests::certificate::Certificate;
 
 use super::control::{Answer, Door, Order, Sample, Window};
 use super::flood_report::{self, Results};
+use super::guest::MARK;
 use super::memory::{connect, start_echo};
 use super::paths::Paths;
 use super::process::Helper;
@@ -19,11 +21,15 @@ use super::relay::Failure;
 use super::rounds::busy_share;
 use super::stats::{Summary, summary};
 use super::targets::{self, Running, Target};
+use super::tls::Key;
+use super::vm;
 
 /// The healthy connections: each sends one message in each interval.
 const CONNECTIONS: usize = 100;
 const PAYLOAD: usize = 128;
 const EVERY: Duration = Duration::from_millis(100);
+/// The most floods in an emulated machine: handshakes take long there, and it may open 4,096 files.
+const FLOODS_IN_GUEST: usize = 200;
 /// No visit begins after this; what was measured by then is reported. A visit to a proxy that hangs takes two minutes.
 const TIME_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// What opening all the floods may take.
@@ -49,12 +55,23 @@ pub(super) struct FloodArgs {
     /// What to measure, instead of everything.
     #[arg(long, value_delimiter = ',')]
     targets: Vec<Target>,
+    /// All clients speak TLS.
+    #[arg(long)]
+    tls: bool,
+    /// Instead of all that: `ktls` beside `copy` on these kernels, in an emulated machine [default: 6.12.117 7.2].
+    #[arg(long, value_name = "SERIES", num_args = 0.., conflicts_with_all = ["targets", "tls", "rounds", "quick"])]
+    vm: Option<Vec<String>>,
+    /// This is that machine.
+    #[arg(long, hide = true)]
+    in_guest: bool,
 }
 
 /// What is going to be measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Plan {
     pub(super) targets: Vec<Target>,
+    /// All clients speak TLS.
+    pub(super) tls: bool,
     pub(super) rounds: usize,
     /// Healthy connections, the bytes of their messages, and how often each sends one.
     pub(super) connections: usize,
@@ -71,7 +88,8 @@ pub(super) struct Plan {
 impl Plan {
     fn new(args: &FloodArgs) -> Result<Self> {
         Ok(Self {
-            targets: Target::plain(&args.targets)?,
+            targets: if args.tls { Target::tls(&args.targets) } else { Target::plain(&args.targets) }?,
+            tls: args.tls,
             rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }).max(1),
             connections: CONNECTIONS,
             payload: PAYLOAD,
@@ -113,12 +131,20 @@ pub(super) struct Record {
 
 /// Runs the benchmark and prints its table; ends well also when an expectation is missed.
 pub(super) fn run(args: &FloodArgs) -> Result<()> {
+    if let Some(kernels) = &args.vm {
+        return vm::flood(kernels, args.floods.min(FLOODS_IN_GUEST), args.sluice.as_deref());
+    }
     let plan = Plan::new(args)?;
-    let paths = Paths::prepare(args.sluice.as_deref())?;
+    let paths = if args.in_guest { Paths::of_guest() } else { Paths::prepare(args.sluice.as_deref()) }?;
+    let certificate = plan.tls.then(|| Key::Ecdsa.certificate(&paths)).transpose()?;
     let began = Instant::now();
     let mut failures = Vec::new();
-    let (records, background) = measure(&plan, &paths, began, &mut failures)?;
+    let (records, background) = measure(&plan, &paths, certificate.as_ref(), began, &mut failures)?;
     let results = Results::new(plan, records, background, failures, began.elapsed());
+    if args.in_guest {
+        println!("{MARK}{}", serde_json::json!({ "markdown": flood_report::markdown(&results), "results": results }));
+        return Ok(());
+    }
     print!("{}", flood_report::markdown(&results));
     let file = paths.work.join("flood.json");
     fs::write(&file, serde_json::to_vec_pretty(&results)?)
@@ -131,6 +157,7 @@ pub(super) fn run(args: &FloodArgs) -> Result<()> {
 fn measure(
     plan: &Plan,
     paths: &Paths,
+    tls: Option<&Certificate>,
     began: Instant,
     failures: &mut Vec<Failure>,
 ) -> Result<(Vec<Record>, Option<Summary>)> {
@@ -144,7 +171,7 @@ fn measure(
             }
             eprintln!("round {} of {}: {}", round + 1, plan.rounds, target.name());
             background.push(busy_share()?);
-            match visit(plan, paths, target) {
+            match visit(plan, paths, tls, target) {
                 Ok(found) => records.push(Record { round, target, found }),
                 Err(error) => failures.push(Failure {
                     target,
@@ -161,10 +188,10 @@ fn measure(
 
 /// Measures one target with processes of its own. They end with this function, however it ends: those that are
 /// flooded first, then the proxy, then the backends.
-fn visit(plan: &Plan, paths: &Paths, target: Target) -> Result<Found> {
+fn visit(plan: &Plan, paths: &Paths, tls: Option<&Certificate>, target: Target) -> Result<Found> {
     let (_echo, backend) = start_echo(paths)?;
     let (mut flooding, flood) = start_echo(paths)?;
-    let running = targets::start(target, paths, backend, Some(flood), None)?;
+    let running = targets::start(target, paths, backend, Some(flood), tls)?;
     let mut healthy = Helper::start(paths, "client")?;
     connect(&mut healthy, &running.door, plan.connections)?;
     running.check_engine(plan.connections)?;

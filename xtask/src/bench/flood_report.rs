@@ -73,7 +73,7 @@ impl Results {
     ) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let summaries: Vec<FloodRow> = plan.targets.iter().filter_map(|target| row(&records, *target, cpus)).collect();
-        let expectations = judge_flood(&summaries);
+        let expectations = judge_flood(&summaries, plan.tls);
         let (kernel, seconds) = (report::kernel(), took.as_secs_f64());
         Self { kernel, cpus, plan, seconds, background, summaries, expectations, failures, records }
     }
@@ -119,11 +119,12 @@ fn write_markdown(results: &Results, out: &mut String) -> std::fmt::Result {
     writeln!(out, "## Flood benchmark\n")?;
     writeln!(
         out,
-        "Linux {}, {} CPUs. {} connections that send {} B each {:?}, beside {} that are flooded and do not read. {} \
+        "Linux {}, {} CPUs. {} connections{} that send {} B each {:?}, beside {} that are flooded and do not read. {} \
          rounds, interleaved; {:.0} s in all. Median (min–max).",
         results.kernel,
         results.cpus,
         plan.connections,
+        if plan.tls { " with TLS" } else { "" },
         plan.payload,
         plan.every,
         plan.floods,

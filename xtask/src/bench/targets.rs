@@ -46,15 +46,28 @@ impl Target {
     pub(super) const PLAIN: [Self; 5] =
         [Self::Direct, Self::SluiceSockmap, Self::SluiceCopy, Self::Nginx, Self::Haproxy];
 
-    /// Those of them that were asked for, without a wish all, in the order of the tables. The direct connection, which
-    /// the others are compared with, is always among them.
+    /// All that relay with TLS, but for Sluice's `ktls`, which not every kernel has.
+    pub(super) const TLS: [Self; 4] = [Self::Direct, Self::SluiceCopy, Self::Nginx, Self::Haproxy];
+
+    /// Those of [`Target::PLAIN`] that were asked for, without a wish all, in the order of the tables. The direct
+    /// connection, which the others are compared with, is always among them.
     pub(super) fn plain(asked: &[Self]) -> Result<Vec<Self>> {
         ensure!(!asked.contains(&Self::SluiceKtls), "ktls carries TLS alone: leave sluice-ktls out");
-        let mut targets = if asked.is_empty() { Self::PLAIN.to_vec() } else { asked.to_vec() };
+        Ok(Self::of(&Self::PLAIN, asked))
+    }
+
+    /// As [`Target::plain`], of those that relay with TLS. The direct connection has none.
+    pub(super) fn tls(asked: &[Self]) -> Result<Vec<Self>> {
+        ensure!(!asked.contains(&Self::SluiceSockmap), "sockmap does not carry TLS: leave sluice-sockmap out");
+        Ok(Self::of(&Self::TLS, asked))
+    }
+
+    fn of(all: &[Self], asked: &[Self]) -> Vec<Self> {
+        let mut targets = if asked.is_empty() { all } else { asked }.to_vec();
         targets.push(Self::Direct);
         targets.sort_unstable();
         targets.dedup();
-        Ok(targets)
+        targets
     }
 
     /// Its name in the tables.

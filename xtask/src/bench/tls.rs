@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 use sluice_tests::certificate::Certificate;
@@ -18,9 +18,6 @@ use super::paths::Paths;
 use super::targets::Target;
 use super::tls_report::{self, Results};
 use super::vm;
-
-/// What there is to measure with TLS; a direct connection, without TLS, is what their memory is compared with.
-const TARGETS: [Target; 4] = [Target::Direct, Target::SluiceCopy, Target::Nginx, Target::Haproxy];
 
 /// `cargo xtask bench tls …`
 #[derive(Args)]
@@ -65,11 +62,7 @@ pub(super) struct Plan {
 
 impl Plan {
     fn new(args: &TlsArgs) -> Result<Self> {
-        let mut targets = if args.targets.is_empty() { TARGETS.to_vec() } else { args.targets.clone() };
-        ensure!(!targets.contains(&Target::SluiceSockmap), "sockmap does not carry TLS: leave sluice-sockmap out");
-        targets.push(Target::Direct);
-        targets.sort_unstable();
-        targets.dedup();
+        let targets = Target::tls(&args.targets)?;
         let (rounds, seconds, warm_up, idle) =
             if args.quick { (1, 0.5, 200, (200, 1_000)) } else { (5, 2.0, 500, (1_000, 5_000)) };
         let rounds = args.rounds.unwrap_or(rounds).max(1);
@@ -140,7 +133,7 @@ pub(super) struct Record {
 pub(super) fn run(args: &TlsArgs) -> Result<()> {
     if let Some(kernels) = &args.vm {
         let guest = GuestArgs::new(args.quick, args.rounds, args.seconds, args.no_memory)?;
-        return vm::run(kernels, &guest, args.sluice.as_deref());
+        return vm::tls(kernels, &guest, args.sluice.as_deref());
     }
     let plan = Plan::new(args)?;
     let paths = Paths::prepare(args.sluice.as_deref())?;

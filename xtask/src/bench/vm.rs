@@ -1,4 +1,5 @@
-//! `cargo xtask bench tls --vm`: boots kernels whose TLS this machine's own may lack, and has them measured inside.
+//! `cargo xtask bench tls --vm` and `flood --vm`: boots kernels whose TLS this machine's own may lack, and has them measured
+//! inside.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +14,9 @@ use crate::vm::Errand;
 /// One from before and one from after the kernel learnt to change keys; both as Debian ships them.
 const KERNELS: [&str; 2] = ["6.12.117", "7.2"];
 /// One kernel takes about a minute and a half of processor time; a machine with other work is twice as slow.
-const LIMIT: Duration = Duration::from_secs(230);
+const TLS_LIMIT: Duration = Duration::from_secs(230);
+/// Floods take twice that.
+const FLOOD_LIMIT: Duration = Duration::from_secs(460);
 /// In the guest, before anything runs. The processor keeps few free pages to itself, where MemAvailable does not see
 /// them. The module is one that udev loads for such a processor: without it the kernel has its AES in C. Programs and
 /// libraries come into memory: while the guest waits for its disk, its clock jumps from timer to timer.
@@ -22,34 +25,46 @@ echo 100000 >/proc/sys/vm/percpu_pagelist_high_fraction
 cat /usr/lib/*/*.so* /usr/lib64/* >/dev/null
 mkdir /run/bench && cd /run/bench";
 
-/// Measures on these kernels, one after the other, and prints the tables.
-pub(super) fn run(kernels: &[String], plan: &GuestArgs, sluice: Option<&Path>) -> Result<()> {
+/// Measures `ktls` beside `copy` on these kernels, one after the other, and prints the tables.
+pub(super) fn tls(kernels: &[String], plan: &GuestArgs, sluice: Option<&Path>) -> Result<()> {
+    println!("## TLS in the kernel and in userspace, in instructions of an emulated processor\n");
+    run(kernels, &format!("guest {}", plan.words()), TLS_LIMIT, sluice, "tls-vm.json")
+}
+
+/// The same beside floods.
+pub(super) fn flood(kernels: &[String], floods: usize, sluice: Option<&Path>) -> Result<()> {
+    println!(
+        "## TLS in the kernel and in userspace beside floods; a second is 10⁹ instructions of an emulated processor\n"
+    );
+    let command = format!("flood --in-guest --tls --quick --floods {floods} --targets sluice-ktls,sluice-copy");
+    run(kernels, &command, FLOOD_LIMIT, sluice, "flood-vm.json")
+}
+
+fn run(kernels: &[String], bench: &str, limit: Duration, sluice: Option<&Path>, file: &str) -> Result<()> {
     let paths = Paths::prepare(sluice)?;
     let kernels: Vec<&str> =
         if kernels.is_empty() { KERNELS.to_vec() } else { kernels.iter().map(String::as_str).collect() };
-    println!("## TLS in the kernel and in userspace, in instructions of an emulated processor\n");
     let mut all = Vec::new();
     for series in kernels {
-        let mut results = measure(series, plan, &paths).with_context(|| format!("kernel {series}"))?;
+        let mut results = measure(series, bench, limit, &paths).with_context(|| format!("kernel {series}"))?;
         if let Some(serde_json::Value::String(tables)) = results.get_mut("markdown").map(serde_json::Value::take) {
             println!("{tables}");
         }
         all.push(results);
     }
-    let file = paths.work.join("tls-vm.json");
+    let file = paths.work.join(file);
     fs::write(&file, serde_json::to_vec_pretty(&all)?).with_context(|| format!("cannot write {}", file.display()))?;
     eprintln!("every measurement is in {}", file.display());
     Ok(())
 }
 
-fn measure(series: &str, plan: &GuestArgs, paths: &Paths) -> Result<serde_json::Value> {
+fn measure(series: &str, bench: &str, limit: Duration, paths: &Paths) -> Result<serde_json::Value> {
     let command = format!(
-        "{PREPARE}\ncp '{}' xtask && cp '{}' sluice && exec ./xtask bench guest {}\n",
+        "{PREPARE}\ncp '{}' xtask && cp '{}' sluice && exec ./xtask bench {bench}\n",
         paths.xtask.display(),
         paths.sluice.display(),
-        plan.words()
     );
-    let said = Errand { series, programs: &[&paths.xtask, &paths.sluice], command: &command, limit: LIMIT }.run()?;
+    let said = Errand { series, programs: &[&paths.xtask, &paths.sluice], command: &command, limit }.run()?;
     let line = said.lines().find_map(|line| line.strip_prefix(MARK)).context("the guest printed no results")?;
     serde_json::from_str(line).context("the guest's results are not what this program writes")
 }

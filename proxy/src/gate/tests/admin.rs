@@ -62,6 +62,7 @@ fn pair() -> PairRow {
         engine: Engine::Copy,
         why_not: Some(WhyNot::NoBtf),
         counters,
+        copied: [0; 2],
         user_mode: [true, false],
     }
 }

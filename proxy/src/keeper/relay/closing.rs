@@ -151,7 +151,7 @@ impl Relay {
             let linger = (reset && !told[side as usize]).then_some(Duration::ZERO);
             let _ = sockopt::set_socket_linger(pair.source(side), linger);
         }
-        let Pair { facts, sockets, engine, reason, opened, .. } = *pair;
+        let Pair { facts, sockets, engine, copied, reason, opened, .. } = *pair;
         for (socket, told) in sockets.into_iter().zip(told) {
             match told {
                 true => self.lingering.add(socket, Instant::now(), &self.closer),
@@ -159,14 +159,14 @@ impl Relay {
             }
         }
         tracing::debug!(conn = %facts.id, reason = reason.label(), age = ?opened.elapsed(), "the pair has ended");
-        self.fold(slot, engine, reason);
+        self.fold(slot, engine, copied, reason);
     }
 
     /// Adds what a pair counted to the totals, and clears its slot.
-    fn fold(&mut self, slot: u32, engine: Engine, reason: EndReason) {
+    fn fold(&mut self, slot: u32, engine: Engine, copied: [u64; 2], reason: EndReason) {
         if let Some(counters) = self.counters() {
             let counted = Direction::ALL.map(|direction| counters.read(index(slot, direction)));
-            self.ended.add(engine, reason, &counted);
+            self.ended.add(engine, reason, &counted, copied);
         }
         if let Some(kernel) = &self.kernel {
             let flips = Direction::ALL.map(|direction| u64::from(kernel.verdicts.read(index(slot, direction)).flips));

@@ -34,7 +34,7 @@ use super::table::{Round, Table};
 use super::timers::{Reason, Timers};
 use crate::config::{Ages, Config};
 use crate::handoff::close::{self, CloseCounts};
-use crate::handoff::{EndReason, Engine, NewPair, TALLIES, Tally, ToGate, WhyNot, wire};
+use crate::handoff::{ByEngine, EndReason, Engine, NewPair, TALLIES, Tally, ToGate, WhyNot, add_to_engine, wire};
 use crate::kernel::Kernel;
 use crate::ktls::Progress;
 use crate::sys::clock::now_coarse_ns;
@@ -98,7 +98,7 @@ struct Limits {
 #[derive(Default)]
 pub(super) struct Ended {
     /// By engine, in the order of [`Engine::ALL`].
-    pub(super) counters: [PairCounters; Engine::ALL.len()],
+    pub(super) counters: ByEngine,
     /// By reason, in the order of [`EndReason::ALL`].
     pub(super) reasons: [u64; EndReason::ALL.len()],
     /// The last Close frame of each direction. Not those of live pairs: another one may follow with another code.
@@ -132,15 +132,13 @@ impl Ended {
         self.unreported.shrink_to_fit();
     }
 
-    /// Adds what one pair counted.
-    pub(super) fn add(&mut self, engine: Engine, reason: EndReason, counted: &[DirCounters; 2]) {
+    /// Adds what one pair counted, of which `copied` bytes by `copy` before its engine.
+    pub(super) fn add(&mut self, engine: Engine, reason: EndReason, counted: &[DirCounters; 2], copied: [u64; 2]) {
         if let Some(count) = self.reasons.get_mut(reason as usize) {
             *count += 1;
         }
-        let place = Engine::ALL.iter().position(|known| *known == engine).unwrap_or_default();
-        let totals = &mut self.counters[place].dirs;
-        for ((total, mine), direction) in totals.iter_mut().zip(counted).zip(Direction::ALL) {
-            total.add(mine);
+        add_to_engine(&mut self.counters, engine, counted, copied);
+        for (mine, direction) in counted.iter().zip(Direction::ALL) {
             if let Some(place) = close::place(mine.close_code) {
                 self.close_codes[direction as usize][place] += 1;
             }
@@ -225,6 +223,7 @@ impl Relay {
             scanners: Some(scanners),
             generation,
             engine: if tls { Engine::Ktls } else { Engine::Copy },
+            copied: [0; 2],
             why_not: why_not.filter(|_| !tls),
             promote: self.kernel.is_some() && !tls && !unix,
             in_maps: false,

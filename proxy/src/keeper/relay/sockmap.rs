@@ -58,6 +58,8 @@ impl Relay {
             return;
         };
         pair.promote = false;
+        // Nothing of the pair is moved between here and its insertion.
+        let copied = Direction::ALL.map(|direction| kernel.counters.read(index(slot, direction)).bytes);
         let counts = [(to_backend, from_client), (to_client, from_backend)];
         for (direction, (base, consumed)) in Direction::ALL.into_iter().zip(counts) {
             let flow = pair.flow_mut(direction);
@@ -87,7 +89,7 @@ impl Relay {
             // It fails only for sockets that have failed, which their own events tell.
             let _ = socket::kick(pair.source(direction));
         }
-        (pair.engine, pair.in_maps) = (Engine::Sockmap, true);
+        (pair.engine, pair.copied, pair.in_maps) = (Engine::Sockmap, copied, true);
         // The verdict has them now.
         pair.scanners = None;
         tracing::debug!(conn = %pair.facts.id, slot, "the kernel relays");
