@@ -10,3 +10,4 @@ mod ends;
 mod far;
 mod rig;
 mod tls;
+mod watch;
