@@ -150,6 +150,11 @@ impl Relay {
             // the verdict keeps of the slot is not touched afterwards, although the socket is not closed yet.
             let linger = (reset && !told[side as usize]).then_some(Duration::ZERO);
             let _ = sockopt::set_socket_linger(pair.source(side), linger);
+            if linger.is_some() {
+                // The RST goes out before the gate is told that the pair's places are free, whatever the closer waits for. A
+                // socket with TLS keys takes no disconnect: its close sends the RST, soon.
+                let _ = rustix::net::connect_unspec(pair.source(side));
+            }
         }
         let Pair { facts, sockets, engine, copied, reason, opened, .. } = *pair;
         for (socket, told) in sockets.into_iter().zip(told) {

@@ -1,16 +1,21 @@
 //! FIN, half-close, reset, and what is in flight meanwhile: each side sees what it would without a proxy.
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown};
+use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
 use super::far::Far;
-use super::rig::{Ends, Rig, over_every_engine, read_pattern, write_pattern};
+use super::rig::{Ends, Rig, connected, over_every_engine, read_pattern, write_pattern};
 use crate::config::Config;
 use crate::handoff::wire::{self, Received};
 use crate::handoff::{EndReason, MAX_MESSAGE, TALLIES, Tally, ToGate};
+use crate::keeper::closer::Closer;
 use crate::keeper::relay::Ended;
+use crate::sys::socket;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -132,6 +137,46 @@ fn a_reset_of_either_side_resets_the_other() {
         rig.until("the pair has ended", |rig| rig.live() == 0);
         assert_eq!(count(rig, EndReason::BackendFailed), 1);
     });
+}
+
+/// A place that is free again must not be taken while its old connection is still open because of a close that waits.
+#[test]
+fn a_reset_is_passed_on_whatever_waits_to_be_closed() {
+    over_every_engine(|rig| {
+        if rig.sides().is_some() {
+            // A socket with TLS keys in the kernel cannot be disconnected: its close sends the RST.
+            return;
+        }
+        let Ends { client, backend } = rig.open();
+        rig.settled();
+        let peers: Vec<TcpStream> = (0..50).map(|_| hang(&rig.relay.closer)).collect();
+        client.reset();
+        rig.until("the pair has ended", |rig| rig.live() == 0);
+        rig.until("the other side is reset", |rig| {
+            let reset = socket::is_closed(backend.tcp()).unwrap();
+            // Both sockets of the pair wait behind those that hang.
+            assert!(rig.relay.closer.waiting() > 2, "nothing but a close resets it");
+            reset
+        });
+        drop(peers);
+        rig.until("all is closed", |rig| rig.relay.closer.is_idle());
+    });
+}
+
+/// Has the closer wait until somebody interrupts it: a socket that lingers, which it does not see, inside of another one.
+/// Returns the peer, which does not read.
+fn hang(closer: &Closer) -> TcpStream {
+    let ((lingers, peer), (outer, other)) = (connected(), UnixStream::pair().unwrap());
+    lingers.set_nonblocking(true).unwrap();
+    while (&lingers).write(&[0; 65536]).is_ok() {}
+    rustix::net::sockopt::set_socket_linger(&lingers, Some(Duration::from_secs(30))).unwrap();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let inside = [lingers.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&inside)));
+    rustix::net::sendmsg(&other, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL).unwrap();
+    closer.close(outer.into());
+    peer
 }
 
 #[test]
