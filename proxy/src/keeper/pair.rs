@@ -34,6 +34,8 @@ pub(super) struct Flow {
     pub(super) counted: u32,
     /// It waits in the queue of those that have more to do.
     pub(super) queued: bool,
+    /// It had more than its turn when it was last driven, and has not been found without any since.
+    pub(super) heavy: bool,
     /// All before the source's end has been accepted by the target, which gets its FIN once it may.
     pub(super) fin_waits: bool,
     /// The source's socket has told of its end; reading will show it.

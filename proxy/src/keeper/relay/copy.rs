@@ -70,6 +70,7 @@ impl Relay {
         // A source that has ended, or was made to, is not read again; what waits is still delivered.
         let stopped = pump.run(if no_more { 0 } else { most }, read, |_| {});
         flow.idle = stopped == Stopped::Idle;
+        flow.heavy &= !flow.idle;
         Some(if ended && stopped == Stopped::Enough { Stopped::End } else { stopped })
     }
 

@@ -55,8 +55,8 @@ const FIRST_TURN: usize = BUFFER / 4;
 /// Bytes that a direction that has more may move each further time.
 const TURN: usize = BUFFER;
 
-/// Directions that have more which get a turn before new events are looked at, so that these wait for 1 MiB at most.
-const TURNS: usize = 16;
+/// Directions that have more which get a turn before new events are looked at, so that these wait for 512 KiB at most.
+const TURNS: usize = 8;
 
 /// Timers that are looked at before new events are.
 const TIMERS: usize = 256;
@@ -291,9 +291,14 @@ impl Relay {
         }
     }
 
-    /// Something has happened to a direction: drives it, unless it gets its turn anyway.
+    /// Something has happened to a direction: drives it, unless it gets its turn anyway. One that always has much to move
+    /// waits for that, so that hundreds of them do not hold up what comes with the same events.
     fn visit(&mut self, slot: u32, direction: Direction) {
-        if self.table.get(slot).is_some_and(|pair| !pair.flow(direction).queued) {
+        let Some(pair) = self.table.get(slot) else { return };
+        let flow = pair.flow(direction);
+        if flow.heavy {
+            self.again(slot, direction);
+        } else if !flow.queued {
             self.drive(slot, direction);
         }
     }
@@ -316,7 +321,9 @@ impl Relay {
     fn again(&mut self, slot: u32, direction: Direction) {
         let Some(pair) = self.table.get_mut(slot) else { return };
         let generation = pair.generation;
-        if !std::mem::replace(&mut pair.flow_mut(direction).queued, true) {
+        let flow = pair.flow_mut(direction);
+        flow.heavy = true;
+        if !std::mem::replace(&mut flow.queued, true) {
             self.again.push_back((slot, generation, direction));
         }
     }

@@ -118,6 +118,7 @@ impl Relay {
         let flow = pair.flow_mut(direction);
         flow.want_read = matches!(next, Next::Read);
         flow.want_write = matches!(next, Next::Write);
+        flow.heavy &= !matches!(next, Next::Sleep | Next::Read);
         // An end that waits for the other direction is looked at again by the same timer.
         if !matches!(next, Next::Drain | Next::Shut) {
             flow.drain_polls = 0;
