@@ -33,6 +33,7 @@ impl<'a> Verdict<'a> {
     /// The first thing that is wrong with it. One that is no WebSocket handshake, and that no route takes as it is, is
     /// refused as the handshake that it is not.
     pub(super) fn judge(routes: &'a Routes, head: &Parts, visitor: &Visitor) -> Result<Self, Refusal> {
+        routes.admit_method(&head.method)?;
         let find = |target: &Target| {
             let rule = routes.find(&Subject::new(head, target))?;
             rule.admit_client(visitor.client.ip()).map(|()| rule)

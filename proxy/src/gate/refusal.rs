@@ -56,7 +56,7 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// The HTTP library cannot read the request head.
+    /// The HTTP library cannot read the request head, or the method is a known one in another case.
     Malformed: 8, BAD_REQUEST, "http_request_error", "malformed-request",
         "the request head is not HTTP/1.1 as RFC 9112 writes it";
     /// The head is longer than `limits.head_bytes` or has more fields than `limits.header_count`.

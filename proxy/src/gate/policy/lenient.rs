@@ -19,6 +19,19 @@ const METHODS: [HeaderName; 3] = [
     HeaderName::from_static("x-method-override"),
 ];
 
+/// The methods that have a standard (RFC 9110 §9.3, RFC 5789).
+const STANDARD: [Method; 9] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::DELETE,
+    Method::CONNECT,
+    Method::OPTIONS,
+    Method::TRACE,
+    Method::PATCH,
+];
+
 /// Who asks.
 #[derive(Clone, Copy)]
 pub(in crate::gate) struct Asker<'a> {
@@ -64,6 +77,17 @@ impl Routes {
         }
         let anywhere = self.entries.iter().filter(|_| readings.anywhere).filter(is_other);
         anywhere.filter(|(_, other)| other.guards()).try_for_each(|(_, other)| other.admit_other(rule, asker))
+    }
+
+    /// Whether a method is no other one to a backend that knows no case: methods have one (RFC 9110 §9.1), and there are
+    /// servers that take `post` for `POST`.
+    ///
+    /// # Errors
+    /// [`Refusal::Malformed`] if it is a standard one, or one that a route names, in another case.
+    pub(in crate::gate) fn admit_method(&self, method: &Method) -> Result<(), Refusal> {
+        let mut known = STANDARD.iter().chain(&self.methods);
+        let twin = |known: &Method| known.as_str().eq_ignore_ascii_case(method.as_str()) && known != method;
+        if known.any(twin) { Err(Refusal::Malformed) } else { Ok(()) }
     }
 
     /// Takes away by what a backend could be told another method, where methods decide who may enter.

@@ -179,6 +179,20 @@ fn a_head_is_a_get_and_no_field_changes_a_method() {
     assert_eq!(headers.len(), 1);
 }
 
+#[test]
+fn a_known_method_has_one_case() {
+    let site = Site::new(&["", "path = \"/a\"\nmethods = [\"POST\", \"PURGE\"]\nauth = [\"users\"]"]);
+    for method in ["post", "Post", "get", "hEAD", "put", "delete", "options", "patch", "trace", "connect", "purge"] {
+        assert_eq!(site.asks(method, "/a", &[]), Err(Refusal::Malformed), "{method}");
+    }
+    let upgrade = [("upgrade", "websocket"), ("connection", "upgrade")];
+    assert_eq!(site.asks("get", "/", &upgrade), Err(Refusal::Malformed));
+    for (method, route) in [("POST", 1), ("PURGE", 1), ("GET", 0), ("PATCH", 0), ("propfind", 0), ("Move", 0)] {
+        assert_eq!(site.asks(method, "/a", &[]), Ok(route), "{method}");
+    }
+    assert_eq!(Site::new(&[""]).asks("purge", "/a", &[]), Ok(0), "nobody names it");
+}
+
 proptest! {
     /// Whatever is asked for: the open route serves nothing that is the protected path by the plain rules of a backend
     /// that decodes until nothing is left to decode, takes `\` and `;` for slashes, and knows no case.

@@ -43,6 +43,8 @@ pub(super) struct Routes {
     take_plain: bool,
     /// Whether it depends on its method who may send a request.
     by_method: bool,
+    /// Those that routes name.
+    methods: Vec<Method>,
 }
 
 /// What routes look at: the same for a WebSocket handshake and for any other request.
@@ -115,7 +117,8 @@ impl Routes {
         let take_plain = entries.iter().any(|(_, rule)| rule.http == HttpMode::Forward);
         let rules = || entries.iter().map(|(_, rule)| rule);
         let by_method = rules().any(|rule| rule.guards()) && rules().any(|rule| !rule.methods.is_empty());
-        Ok(Self { entries, queried, take_plain, by_method })
+        let methods = rules().flat_map(|rule| &rule.methods).cloned().collect();
+        Ok(Self { entries, queried, take_plain, by_method, methods })
     }
 
     /// Whether any route takes plain HTTP.

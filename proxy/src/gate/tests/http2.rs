@@ -235,6 +235,8 @@ async fn what_is_refused_is_told_on_its_stream() {
         (Request::connect("app.test:80").body(()).unwrap(), Refusal::Method),
         (Request::get("http://app.test/").body(()).unwrap(), Refusal::NotWebSocket),
         (Request::get("http://app.test/a/../b").body(()).unwrap(), Refusal::Path),
+        (Request::builder().method("post").uri("http://app.test/").body(()).unwrap(), Refusal::Malformed),
+        (Request::builder().method("Connect").uri("http://app.test/").body(()).unwrap(), Refusal::Malformed),
     ];
     for (request, refusal) in cases {
         let (answer, _) = client.ask(request, false).await;
