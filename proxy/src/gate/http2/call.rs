@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Body as _;
 
 use super::Tunnel;
@@ -29,6 +29,8 @@ pub(in crate::gate) struct Call {
     body: Option<Received>,
     /// The interim answers to the request.
     interims: Interims,
+    /// The request is a HEAD: no answer to it has a body (RFC 9110 §9.3.2), whatever its Content-Length says.
+    is_head: bool,
     counted: Counted,
 }
 
@@ -36,7 +38,8 @@ impl Call {
     pub(super) fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, counted: Counted) -> (Self, Parts) {
         let (head, stream) = request.into_parts();
         let body = Some(Received::new(stream, &head.headers));
-        (Self { respond, body, interims: Interims::default(), counted }, head)
+        let is_head = head.method == Method::HEAD;
+        (Self { respond, body, interims: Interims::default(), is_head, counted }, head)
     }
 
     /// The body of the request. What is not taken by the time of the answer is not read.
@@ -109,7 +112,7 @@ impl Call {
     ) -> Result<(), Gone> {
         self.say_interims(&Context::from_waker(Waker::noop()))?;
         let (head, body) = in_http2(response).into_parts();
-        let over = body.is_end_stream();
+        let over = self.is_head || body.is_end_stream();
         let send = self.respond.send_response(Response::from_parts(head, ()), over).map_err(|_| Gone)?;
         if over { Ok(()) } else { body::send(send, body, patience).await.map_err(|_| Gone) }
     }

@@ -251,6 +251,20 @@ async fn what_is_refused_is_told_on_its_stream() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_a_head_has_no_body() {
+    let (bench, _listener) = bench("[[route]]\nbackend = \"app\"\nhttp = \"forward\"\nhost = \"app.test\"\n").await;
+    let mut client = client(&bench).await;
+    for (target, refusal) in [("http://app.test/a/../b", Refusal::Path), ("http://other.test/", Refusal::NoRoute)] {
+        let (answer, _) = client.ask(Request::head(target).body(()).unwrap(), true).await;
+        assert_eq!(answer.status(), refusal.status());
+        let length = refusal.text().len() + 1;
+        assert_eq!(answer.headers()["content-length"], length.to_string().as_str(), "that of a GET");
+        let body = answer.into_body();
+        assert!(body.is_end_stream(), "{refusal:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_come_is_told_so_and_its_connection_lives_on() {
     let (bench, listener) = bench(&format!("{FORWARD}[timeouts]\nhttp_response = \"150ms\"\n")).await;
     let mut client = client(&bench).await;
