@@ -1,5 +1,7 @@
 //! Rules for the Origin header (RFC 6454, RFC 6455 §10.2).
 
+use std::net::Ipv6Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// One entry of a route's `origins`.
@@ -161,8 +163,7 @@ pub fn split_authority(authority: &str) -> Result<(String, Option<u16>), &'stati
     } else {
         authority.split_at(authority.find(':').unwrap_or(authority.len()))
     };
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~*[]:%".contains(&b);
-    if host.is_empty() || !host.bytes().all(allowed) {
+    if !is_host(host) {
         return Err("its host is malformed");
     }
     let port = match rest.strip_prefix(':') {
@@ -175,6 +176,16 @@ pub fn split_authority(authority: &str) -> Result<(String, Option<u16>), &'stati
         Some(_) => return Err("its port is no number"),
     };
     Ok((host.to_ascii_lowercase(), port))
+}
+
+/// Whether it is an IPv6 address in brackets, or a name that servers cannot read in two ways: without percent-encoding (RFC
+/// 3986 §3.2.2), which some decode, and without empty labels, of which some leave out several at the end.
+fn is_host(host: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~*".contains(&b);
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host.bytes().all(allowed) && !host.is_empty() && !host.starts_with('.') && !host.contains(".."),
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +232,42 @@ mod tests {
         ] {
             let error = OriginRule::try_from(text.to_owned()).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+    #[test]
+    fn an_authority_is_a_host_with_one_spelling() {
+        for (text, host) in [
+            ("Admin.Example:8080", "admin.example"),
+            ("admin.example.", "admin.example."),
+            ("admin.example:", "admin.example"),
+            ("[2001:DB8::1]:80", "[2001:db8::1]"),
+            ("a_b", "a_b"),
+        ] {
+            assert_eq!(split_authority(text).map(|(host, _)| host).as_deref(), Ok(host), "{text}");
+        }
+        for text in [
+            "adm%69n.example",
+            "a%C2%ADdmin.example",
+            "%",
+            "admin.example..",
+            ".admin.example",
+            ".",
+            "admin..example",
+            "adm\u{131}n.example",
+            "user@admin.example",
+            "@admin.example",
+            "admin.example\\x",
+            "\\admin.example",
+            "admin.example/",
+            "admin\t.example",
+            "admin.example ",
+            "[admin.example]",
+            "[fe80::1%25eth0]",
+            "[fe80::1%eth0]",
+            "[::1]x",
+            "a[b]",
+        ] {
+            assert!(split_authority(text).is_err(), "{text}");
         }
     }
 }

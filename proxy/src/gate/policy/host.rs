@@ -24,7 +24,7 @@ impl HostRule {
         let brackets = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
         let address =
             brackets.is_some_and(|inside| inside.bytes().all(|b| b.is_ascii_hexdigit() || b":.".contains(&b)));
-        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b));
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
         match (name.is_empty(), plain || (address && !below), below) {
             (true, ..) => Err("it is empty; leave `host` out to serve every host"),
             (_, false, _) => Err("it is no host name; write a name without its port, or *.name for all below it"),
@@ -66,7 +66,9 @@ mod tests {
         assert_eq!(HostRule::read("Chat.Example.com."), Ok(HostRule::Exact("chat.example.com".into())));
         assert_eq!(HostRule::read("*.Example.com"), Ok(HostRule::Below(".example.com".into())));
         assert_eq!(HostRule::read("[::1]"), Ok(HostRule::Exact("[::1]".into())));
-        for wrong in ["", "*.", "*", "a*.test", "*.*.test", "a.test:80", "a b", "http://a.test", "*.[::1]", "[::1"] {
+        for wrong in
+            ["", "*.", "*", "a*.test", "*.*.test", "a.test:80", "a b", "a%62", "http://a.test", "*.[::1]", "[::1"]
+        {
             assert!(HostRule::read(wrong).is_err(), "{wrong}");
         }
     }

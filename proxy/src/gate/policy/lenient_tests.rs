@@ -27,7 +27,10 @@ impl Site {
 
     /// Which route serves a request.
     fn asks(&self, method: &str, target: &str, fields: &[(&str, &str)]) -> Result<u16, Refusal> {
-        let mut request = http::Request::builder().method(method).uri(target).header("host", "a.test");
+        let mut request = http::Request::builder().method(method).uri(target);
+        if !fields.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "a.test");
+        }
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -191,6 +194,35 @@ fn a_known_method_has_one_case() {
         assert_eq!(site.asks(method, "/a", &[]), Ok(route), "{method}");
     }
     assert_eq!(Site::new(&[""]).asks("purge", "/a", &[]), Ok(0), "nobody names it");
+}
+
+#[test]
+fn no_spelling_of_a_protected_host_takes_an_open_route() {
+    let site = Site::new(&["", "host = [\"admin.example\", \"*.in.example\"]\nauth = [\"users\"]"]);
+    let at = |host: &str| site.asks("GET", "/", &[("host", host)]);
+    for host in
+        ["admin.example", "ADMIN.example:80", "admin.example.", "admin.example.:80", "a.in.example", "a.IN.example."]
+    {
+        assert_eq!(at(host), Ok(1), "{host}");
+    }
+    for host in [
+        "adm%69n.example",
+        "%61dmin.example",
+        "a%C2%ADdmin.example",
+        "a.i%6e.example",
+        "adm\u{131}n.example",
+        "\u{ff41}dmin.example",
+        "a\u{ad}dmin.example",
+        "user@admin.example",
+        "admin.example\\",
+        "admin\t.example",
+        "admin.example, a.test",
+        "admin.example..",
+        "[admin.example]",
+    ] {
+        assert_eq!(at(host), Err(Refusal::Host), "{host}");
+    }
+    assert_eq!((at("a.test"), at("in.example"), at("xadmin.example")), (Ok(0), Ok(0), Ok(0)));
 }
 
 proptest! {
