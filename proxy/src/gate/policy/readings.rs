@@ -151,8 +151,8 @@ fn is_overlong(path: &[u8]) -> bool {
     path.windows(2).any(overlong)
 }
 
-/// With ASCII for overlong sequences, for characters of full width, and for the two that are the other case of an ASCII
-/// letter (U+017F, U+212A).
+/// With ASCII for overlong sequences, for characters of full width, and for the four that are, in some language, the other
+/// case of an ASCII letter (U+0130, U+0131, U+017F, U+212A).
 fn as_ascii(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -164,6 +164,7 @@ fn as_ascii(path: &[u8]) -> Vec<u8> {
             // U+FF01 to U+FF5E.
             [0xEF, 0xBC, low @ 0x81..=0xBF, ..] => (low - 0x60, 3),
             [0xEF, 0xBD, low @ 0x80..=0x9E, ..] => (low - 0x20, 3),
+            [0xC4, 0xB0 | 0xB1, ..] => (b'i', 2),
             [0xC5, 0xBF, ..] => (b's', 2),
             [0xE2, 0x84, 0xAA, ..] => (b'k', 3),
             _ => (*first, 1),
