@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Method;
 use http::header::{HeaderMap, HeaderName};
 
-use super::readings::Readings;
+use super::readings::{Readings, undecoded};
 use super::{HostRule, Routes, Rule, Subject, parameters};
 use crate::config::Origin;
 use crate::gate::handshake::Caller;
@@ -61,7 +61,7 @@ impl Routes {
         let is_other = |(host, other): &&(HostRule, Arc<Rule>)| {
             !Arc::ptr_eq(rule, other) && host.matches(subject.host) && other.may_meet(subject, &query)
         };
-        if !self.entries.iter().any(|entry| is_other(&entry)) || rule.path.is_written(subject.path.bytes()) {
+        if !self.entries.iter().any(|entry| is_other(&entry)) || rule.path.is_written(&undecoded(sent)) {
             return Ok(());
         }
         let readings = Readings::of(sent, subject.path.bytes());

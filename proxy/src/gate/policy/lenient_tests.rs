@@ -102,9 +102,41 @@ fn what_an_operator_opens_inside_is_open() {
     // A backend that looks for its routes before it decodes has one name here, below /.
     assert_eq!(site.gets("/public%2fx"), REFUSED);
     assert_eq!(site.gets("/%70ublic/x"), REFUSED);
+    // To the same backend, or to one that keeps empty segments, this is another path, too.
+    for path in ["/%70ublic", "/publi%63", "//public", "//public/x"] {
+        assert_eq!(site.gets(path), REFUSED, "{path}");
+    }
+    for path in ["/public//x", "/public/%78", "/public/", "/public//"] {
+        assert_eq!(site.gets(path), Ok(1), "{path}");
+    }
     assert_eq!(site.gets("/public/%252e%252e/x"), REFUSED);
     assert_eq!(site.gets("/public/own"), REFUSED);
     assert_eq!(site.gets("/public/Own"), Ok(2));
+}
+
+#[test]
+fn an_open_route_inside_a_protected_one_serves_its_own_spelling_only() {
+    let site = Site::new(&["", "path = \"/admin\"\nauth = [\"users\"]", "path = \"/admin/public\""]);
+    for path in ["/admin/public", "/admin/public/x", "/admin/public//x", "/admin/public/%78"] {
+        assert_eq!(site.gets(path), Ok(2), "{path}");
+    }
+    for path in [
+        "/admin/%70ublic",
+        "/admin//public",
+        "/admin//public/x",
+        "/admin/%2fpublic",
+        "/admin/;/public",
+        "/admin/%2570ublic",
+        "/admin/publi%63",
+    ] {
+        assert!([REFUSED, Ok(1)].contains(&site.gets(path)), "{path}: {:?}", site.gets(path));
+    }
+    assert_eq!((site.gets("/admin/%70ublic"), site.gets("/admin//public")), (REFUSED, REFUSED));
+    // Without decoding, it lies below / and not below /admin.
+    assert_eq!(site.gets("/admin%2fpublic"), Ok(2));
+    let exact = Site::new(&["auth = [\"users\"]", "path = { exact = \"/p/caf%C3%A9%20x\" }"]);
+    assert_eq!((exact.gets("/p/caf%C3%A9%20x"), exact.gets("/p//caf%c3%a9%20x")), (Ok(1), REFUSED));
+    assert_eq!((exact.gets("/%70/caf%C3%A9%20x"), exact.gets("/p/caf%c3%a9%20x")), (REFUSED, Ok(1)));
 }
 
 #[test]
@@ -240,6 +272,23 @@ proptest! {
             let path_of = lenient.split('?').next().unwrap_or_default();
             let first = path_of.split(['/', '\\', ';']).find(|part| !part.is_empty()).unwrap_or_default();
             prop_assert!(first.trim_end_matches(['.', ' ']) != "a", "{}", path);
+        }
+    }
+}
+
+proptest! {
+    /// An open route inside a protected site serves nothing that a backend takes for another path which decodes or does not,
+    /// and merges slashes or does not.
+    #[test]
+    fn an_open_route_inside_serves_nothing_else(path in "(/|//|%2f)(o|%6f|O)(/|//|%2F)(p|%70|P)((/|//|%2f|;|x|%78){0,4})") {
+        let site = Site::new(&["auth = [\"users\"]", "path = \"/o/p\""]);
+        if site.gets(&path) == Ok(1) {
+            let merged = |text: &str| text.replace("///", "/").replace("//", "/");
+            let decoded = String::from_utf8(decode(&path)).unwrap();
+            for read in [path.clone(), merged(&path), merged(&decoded), decoded] {
+                let rest = read.strip_prefix("/o/p");
+                prop_assert!(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')), "{}: {}", path, read);
+            }
         }
     }
 }

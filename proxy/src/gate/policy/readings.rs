@@ -57,7 +57,7 @@ impl Readings {
     pub(super) fn of(sent: &str, plain: &[u8]) -> Self {
         let mut readings = Self { paths: Vec::new(), anywhere: false };
         let mut bytes = 0;
-        for first in [plain.to_vec(), undecoded(sent.as_bytes())] {
+        for first in [plain.to_vec(), undecoded(sent)] {
             readings.note(first, &mut bytes);
         }
         let mut done = 0;
@@ -82,11 +82,11 @@ impl Readings {
     }
 }
 
-/// Decoded once, but for encoded slashes and for what need not be encoded (RFC 3986 §2.3): as backends read it that look for
-/// their own routes before they decode.
-fn undecoded(sent: &[u8]) -> Vec<u8> {
+/// Decoded once, but for encoded slashes and for what need not be encoded (RFC 3986 §2.3), with all its slashes: as backends
+/// read it that look for their own routes before they decode, or that take an empty segment for one.
+pub(super) fn undecoded(sent: &str) -> Vec<u8> {
     let mut path = Vec::with_capacity(sent.len());
-    let mut rest = sent;
+    let mut rest = sent.as_bytes();
     while let [byte, behind @ ..] = rest {
         let code =
             behind.get(..2).filter(|_| *byte == b'%').map(|code| (code, decode_leniently(&[b"%", code].concat())));
@@ -103,7 +103,7 @@ fn undecoded(sent: &[u8]) -> Vec<u8> {
             }
         }
     }
-    collapsed(&path)
+    path
 }
 
 fn replaced(path: &[u8], what: u8, by: u8) -> Vec<u8> {

@@ -69,6 +69,19 @@ fn texts(sent: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_path_is_also_read_as_it_was_sent() {
+    for (sent, path) in [
+        ("/admin/%70ublic", "/admin/%70ublic"),
+        ("/admin//public", "/admin//public"),
+        ("/%61dmin//public", "/admin//public"),
+        ("/%61dmin//public", "/%61dmin/public"),
+        ("/a%20b//c%2fd", "/a b//c%2fd"),
+    ] {
+        assert!(texts(sent).contains(&path.to_owned()), "{sent}: {:?}", texts(sent));
+    }
+}
+
+#[test]
 fn ordinary_paths_have_one_reading() {
     for sent in ["/", "/admin", "/a/b.js", "/socket.io/", "/caf%C3%A9", "/a%20b", "/@scope%40x", "/x~y_z-1"] {
         let readings = readings(sent);
