@@ -141,6 +141,10 @@ impl Check {
 
     /// Looks at a request. `now`: milliseconds since the Unix epoch.
     pub(super) fn look(&self, asked: &Asked<'_>, now: u64) -> Look<'_> {
+        // Of whatever schemes: who knows which one the backend, or a service, would read? There is to be one (RFC 9110 §11.6.2).
+        if asked.headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
+            return Look::Refused(Refusal::AuthInvalid);
+        }
         match &self.kind {
             Kind::Jwt(jwt) => jwt.look(asked, now),
             Kind::ApiKey(keys) => keys.look(asked),

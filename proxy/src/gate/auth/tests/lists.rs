@@ -32,11 +32,10 @@ fn names_with_their_passwords_enter() {
     for (name, password) in [("jane", "pass-a"), ("j\u{f6}rg", "pass-b")] {
         let mut sent = basic(&format!("{name}:{password}"));
         sent.headers.append("x-user", HeaderValue::from_static("root"));
-        sent.headers.append("authorization", HeaderValue::from_static("Digest x"));
         let entry = sent.look(&check).unwrap().unwrap();
         assert_eq!(told(&entry), [("x-user", name.as_bytes())]);
         sent.strip(&check);
-        assert_eq!((sent.header("authorization"), sent.header("x-user")), (vec!["Digest x"], vec![]));
+        assert_eq!((sent.header("authorization"), sent.header("x-user")), (vec![], vec![]));
     }
     assert_eq!(check.challenge(Refusal::AuthMissing).unwrap(), "Basic realm=\"users\", charset=\"UTF-8\"");
 }
