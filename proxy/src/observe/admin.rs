@@ -136,9 +136,10 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
         "/connections" => (connections_text, "application/json"),
         _ => return plain(StatusCode::NOT_FOUND, "there is /metrics and /connections\n".into()),
     };
-    if request.method() != Method::GET {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "this is only for GET\n".into());
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    // The HTTP library leaves the body out of what answers a HEAD.
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "this is only for GET and HEAD\n".into());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     let snapshot = match admin.snapshots.fetch().await {

@@ -103,5 +103,21 @@ async fn other_paths_and_methods() {
     let bench = admin().await;
     assert!(get(&bench, "GET /").await.starts_with("HTTP/1.1 404 "));
     let answer = get(&bench, "POST /metrics").await;
-    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET\r\n"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_head_is_answered_as_a_get_without_its_body() {
+    let mut bench = admin().await;
+    for path in ["/metrics", "/connections"] {
+        let whole = asked(&mut bench, &format!("GET {path}"), &Snapshot::default()).await;
+        let answer = asked(&mut bench, &format!("HEAD {path}"), &Snapshot::default()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+        let names = |answer: &str| -> Vec<String> {
+            let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+            head.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect()
+        };
+        assert_eq!(names(&answer), names(&whole));
+        assert!(names(&answer).contains(&"content-length".to_owned()), "{answer}");
+    }
 }
