@@ -129,25 +129,6 @@ fn a_flush_waits_for_the_last_line_and_not_for_a_reader_that_stalls() {
     assert!(state.busy || !state.waiting.is_empty());
 }
 
-/// Two writers of one pipe, as the gate and the keeper are, that is read too slowly: no line has a part of another in it.
-#[test]
-fn lines_of_two_writers_of_a_pipe_do_not_mix() {
-    let (mut from, to) = pipe();
-    let writers = ["a", "b"].map(|name| {
-        let to = to.try_clone().unwrap();
-        let lines = format!("{}\n", name.repeat(99)).repeat(500);
-        std::thread::spawn(move || write_all(to, lines.as_bytes()))
-    });
-    drop(to);
-    let mut text = String::new();
-    from.read_to_string(&mut text).unwrap();
-    for writer in writers {
-        assert_eq!(writer.join().unwrap(), (50_000, Ok(())));
-    }
-    let mixed = text.lines().filter(|line| line.len() != 99 || line.contains('a') == line.contains('b')).count();
-    assert_eq!((text.lines().count(), mixed), (1_000, 0));
-}
-
 #[test]
 fn what_is_written_at_once_ends_with_a_line() {
     let short = vec![b'x'; 5000];
