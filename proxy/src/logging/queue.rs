@@ -242,11 +242,26 @@ fn told(lost: u64) -> Vec<u8> {
     text::one_line(text::own("WARN", &said).as_bytes(), false)
 }
 
+/// What a pipe takes as a whole or not at all, in bytes (PIPE_BUF of Linux; pipe(7)).
+const PIPE_BUF: usize = 4096;
+
+/// As many of the lines at the front as a pipe takes as a whole: the gate and the keeper write to the same one. Of a line
+/// that is longer, all.
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    let end = |part: &[u8]| part.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+    let fit = bytes.get(..PIPE_BUF).map(end);
+    match fit {
+        None => bytes,
+        Some(Some(end)) => bytes.get(..end).unwrap_or(bytes),
+        Some(None) => bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or(bytes),
+    }
+}
+
 /// Writes all bytes, for as long as it takes. How many were written, and what went wrong.
 fn write_all(to: impl AsFd, bytes: &[u8]) -> (usize, Result<(), Errno>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::write(&to, rest) {
+        match rustix::io::write(&to, whole_lines(rest)) {
             Ok(0) => return (written, Err(Errno::IO)),
             Ok(some) => written += some,
             Err(Errno::INTR) => {}

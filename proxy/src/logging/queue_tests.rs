@@ -128,3 +128,14 @@ fn a_flush_waits_for_the_last_line_and_not_for_a_reader_that_stalls() {
     let state = queue.state();
     assert!(state.busy || !state.waiting.is_empty());
 }
+
+#[test]
+fn what_is_written_at_once_ends_with_a_line() {
+    let short = vec![b'x'; 5000];
+    assert_eq!(whole_lines(&short).len(), 5000);
+    let lines = [vec![b'x'; 3000], b"\n".to_vec(), vec![b'x'; 3000], b"\n".to_vec()].concat();
+    assert_eq!(whole_lines(&lines).len(), 3001);
+    let long = [vec![b'x'; 9000], b"\nshort\n".to_vec()].concat();
+    assert_eq!(whole_lines(&long).len(), 9001);
+    assert_eq!(whole_lines(b"one\ntwo").len(), 7);
+}

@@ -228,7 +228,22 @@ pub fn let_data_in(socket: impl AsFd) -> io::Result<()> {
     set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
 }
 
-/// Makes the kernel look at bytes that have been queued on the socket before it entered a sockmap.
+/// Bytes that may wait on a socket after [`hold_back`]: a quarter of the default receive buffer, so that it need not grow.
+const HELD_BACK: libc::c_int = 32 * 1024;
+
+/// Lets what arrives on a TCP socket wait in its receive queue, without a call of its data-ready callback, until [`kick`].
+///
+/// The callback is not called for less than SO_RCVLOWAT (`tcp_data_ready`), but for urgent data, behind a FIN, and when the
+/// window is used up or memory is short (`tcp_epollin_ready`). Setting it takes the socket's lock: a callback that has been
+/// running is over when this returns.
+///
+/// # Errors
+/// The socket is no TCP socket.
+pub fn hold_back(socket: impl AsFd) -> io::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, HELD_BACK)
+}
+
+/// Makes the kernel look at bytes that have been queued on the socket before it entered a sockmap, or since [`hold_back`].
 ///
 /// Setting SO_RCVLOWAT calls the socket's data-ready callback (`tcp_set_rcvlowat`); reading instead would leave
 /// `copied_seq` wrong.

@@ -50,12 +50,35 @@ impl Relay {
     /// Puts an idle pair under the kernel's rule. Where that fails the pair stays where it is, unless the kernel has taken
     /// bytes of it by then.
     pub(super) fn promote(&mut self, slot: u32) {
-        let (Some(kernel), Some(pair)) = (&mut self.kernel, self.table.get_mut(slot)) else { return };
+        let Some(pair) = self.table.get(slot) else { return };
+        // What comes now waits until both sockets are in the maps: the second one may be refused, as its peer may have sent a
+        // FIN by then, and what the verdict had taken of the first one would be lost.
+        for direction in Direction::ALL {
+            // It fails only for sockets that have failed, which their own events tell; so does the kick.
+            let _ = socket::hold_back(pair.source(direction));
+        }
+        let entered = self.enter(slot);
+        let Some(pair) = self.table.get(slot) else { return };
+        for direction in Direction::ALL {
+            let _ = socket::kick(pair.source(direction));
+        }
+        if entered {
+            tracing::debug!(conn = %pair.facts.id, slot, "the kernel relays");
+            self.settle(slot);
+            for direction in Direction::ALL {
+                self.drive(slot, direction);
+            }
+        }
+    }
+
+    /// [`Relay::promote`], while nothing that comes is shown to the verdict. Returns whether both sockets are in the maps.
+    fn enter(&mut self, slot: u32) -> bool {
+        let (Some(kernel), Some(pair)) = (&mut self.kernel, self.table.get_mut(slot)) else { return false };
         let base = Direction::ALL.map(|direction| socket::accepted_exactly(pair.target(direction)));
         let consumed = Direction::ALL.map(|direction| socket::consumed(pair.source(direction)).ok().flatten());
         let ([Some(to_backend), Some(to_client)], [Some(from_client), Some(from_backend)]) = (base, consumed) else {
             // Bytes and acknowledgements keep coming in: the pair is busy, and gets its chance when it is idle again.
-            return;
+            return false;
         };
         pair.promote = false;
         // Nothing of the pair is moved between here and its insertion.
@@ -81,22 +104,15 @@ impl Relay {
                 .all(|(socket, consumed)| socket::consumed(socket).ok().flatten().is_none_or(|now| now == consumed));
             pair.why_not = Some(WhyNot::InsertFailed);
             if !whole || !Direction::ALL.into_iter().all(|direction| kernel.is_untouched(index(slot, direction))) {
+                tracing::error!(conn = %pair.facts.id, "the kernel has taken bytes of a pair that it refused");
                 self.abort(slot, EndReason::KernelBroken);
             }
-            return;
-        }
-        for direction in Direction::ALL {
-            // It fails only for sockets that have failed, which their own events tell.
-            let _ = socket::kick(pair.source(direction));
+            return false;
         }
         (pair.engine, pair.copied, pair.in_maps) = (Engine::Sockmap, copied, true);
         // The verdict has them now.
         pair.scanners = None;
-        tracing::debug!(conn = %pair.facts.id, slot, "the kernel relays");
-        self.settle(slot);
-        for direction in Direction::ALL {
-            self.drive(slot, direction);
-        }
+        true
     }
 
     /// The verdict asks for a look at a direction.
