@@ -127,7 +127,7 @@ async fn converse(gate: &Arc<Gate>, visit: &mut Visit, scheme: Scheme, session: 
             full(gate, &visit.note());
         }
         let (call, head) = Call::new(request, respond, counted);
-        let asked = Asked { client: Client::Http2(call), head, scheme };
+        let asked = Asked { client: Client::Http2(Box::new(call)), head, scheme };
         tokio::spawn(session::call(gate.clone(), visit.stream(gate), asked));
     }
 }

@@ -21,7 +21,7 @@ pub(in crate::gate) enum Client {
     /// On a connection of its own.
     Http1(Exchange<Stream>),
     /// On one stream of an HTTP/2 connection.
-    Http2(Call),
+    Http2(Box<Call>),
 }
 
 impl Client {
