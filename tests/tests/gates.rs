@@ -29,6 +29,25 @@ fn a_gate_that_hangs_is_replaced_and_pairs_go_on() {
     assert!(sluice.program.log().contains("the gate does not answer"));
 }
 
+/// Some of them are sent by habit, as by a log rotation, and would end a process that says nothing of them.
+#[test]
+fn signals_that_nobody_means_end_nothing() {
+    let backend = RawBackend::start().unwrap();
+    let sluice = Sluice::start(&Setup::via(backend.address, Via::Copy)).unwrap();
+    let (mut client, mut server) = sluice.tunnel(Via::Copy, &backend).unwrap();
+    let [keeper, gate] = [sluice.keeper().unwrap(), sluice.gate().unwrap()];
+    let signals = [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::IO, Signal::POWER];
+    for signal in signals.into_iter().chain([Signal::STKFLT, Signal::PIPE]) {
+        for process in [keeper, gate] {
+            signal_pid(process, signal).unwrap();
+        }
+        soak(&mut client, &mut server, 1_000, 1);
+    }
+    let (mut another, mut its_server) = sluice.tunnel(Via::Copy, &backend).unwrap();
+    soak(&mut another, &mut its_server, 1_000, 2);
+    assert_eq!((sluice.keeper(), sluice.gate()), (Some(keeper), Some(gate)));
+}
+
 /// What was handed over while the keeper had no descriptor for it does not count any more.
 #[test]
 fn places_come_back_that_had_no_descriptor() {

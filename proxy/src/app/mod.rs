@@ -4,6 +4,7 @@ mod cli;
 mod out;
 mod probe;
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -129,11 +130,10 @@ fn run_echo(listen: std::net::SocketAddr) -> anyhow::Result<()> {
 
 /// `RUST_LOG` chooses which lines there are (default: info). With debug, the kernel program's own are among them.
 fn init_log() {
-    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
-    let (filter, malformed) = match EnvFilter::builder().parse(&asked) {
-        Ok(filter) if !asked.is_empty() => (filter, None),
-        Ok(_) => (EnvFilter::new("info"), None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+    let asked = std::env::var_os(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let (filter, malformed) = match filter(&asked) {
+        Ok(filter) => (filter, None),
+        Err(what) => (EnvFilter::new("info"), Some(what)),
     };
     // At debug level, h2 writes down targets, which may hold tokens.
     // A DNS server that sends nonsense does so for hours; what comes of it is said once, by the gate.
@@ -142,8 +142,28 @@ fn init_log() {
     let filter = quiet.filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
     logging::init(filter);
     if let Some(error) = malformed {
-        tracing::warn!(%error, "RUST_LOG={asked:?} cannot be read: the log is that of \"info\"");
+        tracing::warn!(error, "RUST_LOG={asked:?} cannot be read: the log is that of \"info\"");
     }
+}
+
+/// What `RUST_LOG` asks for.
+///
+/// # Errors
+/// What is wrong with it. So is a word alone that is neither a level nor a part of this program, such as `warning`: as a
+/// target that nobody has it would leave nothing in the log.
+fn filter(asked: &OsStr) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let Some(asked) = asked.to_str() else { return Err("it is not UTF-8".into()) };
+    if asked.is_empty() {
+        return Ok(EnvFilter::new("info"));
+    }
+    for word in asked.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let level = LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || word.parse::<u8>().is_ok();
+        if !level && !word.contains(['=', '[']) && !word.starts_with("sluice") {
+            return Err(format!("{word:?} is no level: they are {}", LEVELS.join(", ")));
+        }
+    }
+    EnvFilter::builder().parse(asked).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -151,6 +171,18 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_told() {
+        for good in ["", "warn", "WARN", "off", "sluice::gate", "sluice=debug", "info,h2=debug", "debug,"] {
+            assert!(filter(OsStr::new(good)).is_ok(), "{good}");
+        }
+        for bad in ["warning", "inof", "info,warning", "sluice[foo", "="] {
+            assert!(filter(OsStr::new(bad)).is_err(), "{bad}");
+        }
+        let bytes = std::os::unix::ffi::OsStrExt::from_bytes(&b"\xff"[..]);
+        assert!(filter(bytes).is_err());
+    }
 
     #[test]
     fn the_examples_are_good() {

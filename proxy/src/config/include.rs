@@ -31,19 +31,22 @@ fn of_one(pattern: &str, folder: &Path) -> Result<Vec<PathBuf>, String> {
     if !last.contains('*') {
         return Ok(vec![path]);
     }
+    // The folder of a bare name is this one.
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let mut files = matching(parent, last)
         .map_err(|reason| format!("include has {pattern:?}: cannot read {}: {reason}", parent.display()))?;
     files.sort();
     Ok(files)
 }
 
-/// The files in a folder whose names fit. Those that begin with a dot are for nobody.
+/// What is in a folder with a name that fits. Whatever begins with a dot is for nobody. What cannot be read (a folder, a link
+/// to nowhere) is among them, so that whoever reads it says so.
 fn matching(folder: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if fits(pattern, name) && !name.starts_with('.') && path.is_file() {
+        if fits(pattern, name) && !name.starts_with('.') {
             files.push(path);
         }
     }
@@ -84,6 +87,22 @@ mod tests {
         ] {
             assert_eq!(fits(pattern, name), is, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn what_fits_and_is_no_file_is_among_them() {
+        let folder = std::env::temp_dir().join(format!("sluice-include-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("b.toml")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", folder.join("a.toml")).unwrap();
+        let found = files(&["*.toml".into()], &folder);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(found.unwrap(), [folder.join("a.toml"), folder.join("b.toml")]);
+    }
+
+    #[test]
+    fn the_folder_of_a_bare_name_is_this_one() {
+        let found = files(&["Cargo*.toml".into()], Path::new("")).unwrap();
+        assert_eq!(found, [PathBuf::from("./Cargo.toml")]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From files to one configuration: includes, values from elsewhere, and everything checked as a whole.
 
 use std::collections::HashMap;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use serde::Deserialize as _;
@@ -13,6 +13,22 @@ use super::{Config, ConfigError, include};
 
 /// The name that stands for standard input.
 const STANDARD_INPUT: &str = "-";
+
+/// The longest text that is read, in bytes: `/dev/zero` has no end.
+const LONGEST: u64 = 16 * 1024 * 1024;
+
+fn text_of(path: &Path) -> io::Result<String> {
+    text_from(std::fs::File::open(path)?)
+}
+
+fn text_from(source: impl io::Read) -> io::Result<String> {
+    let mut text = Vec::new();
+    if source.take(LONGEST + 1).read_to_end(&mut text)? as u64 > LONGEST {
+        let what = format!("it is longer than the {LONGEST} bytes that a configuration may have");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
+}
 
 /// One file's part.
 struct Part {
@@ -54,11 +70,8 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let name = Self::name(path);
         let (text, folder) = match path == Path::new(STANDARD_INPUT) {
-            true => {
-                let mut text = String::new();
-                (std::io::stdin().read_to_string(&mut text).map(|_| text), Path::new("."))
-            }
-            false => (std::fs::read_to_string(path), path.parent().unwrap_or(Path::new("."))),
+            true => (text_from(io::stdin()), Path::new(".")),
+            false => (text_of(path), path.parent().unwrap_or(Path::new("."))),
         };
         let text = text.map_err(|reason| ConfigError::Read { path: name.clone().into(), reason })?;
         let (mut config, name) = Self::assemble(&text, &name, folder)?;
@@ -99,12 +112,12 @@ impl Config {
         let wrong = |name: &str, what| ConfigError::Contradiction { name: name.into(), what };
         let placed = |(table, line)| (table, format!("{name}, line {line}"));
         let mut owners: HashMap<String, String> = tables.into_iter().map(placed).collect();
-        let files = include::files(&config.include, folder).map_err(|what| wrong(name, what))?;
+        let files = include::files(&config.include, folder).map_err(|what| wrong(name, hidden.hide(&what)))?;
         let name = if files.is_empty() { name.to_owned() } else { format!("{name} with what it includes") };
         for path in files {
-            let text =
-                std::fs::read_to_string(&path).map_err(|reason| ConfigError::Read { path: path.clone(), reason })?;
-            let part = Part::parse(&text, &path.display().to_string(), folder, &mut hidden)?;
+            let name = hidden.hide(&path.display().to_string());
+            let text = text_of(&path).map_err(|reason| ConfigError::Read { path: name.clone().into(), reason })?;
+            let part = Part::parse(&text, &name, folder, &mut hidden)?;
             config.take(part, &mut owners)?;
         }
         (config.include, config.hidden) = (Vec::new(), hidden);

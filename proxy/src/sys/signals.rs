@@ -6,17 +6,33 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// SIGTERM and SIGINT: to end.
+    /// SIGTERM, SIGINT and SIGQUIT: to end.
     Stop,
     /// SIGHUP: to look at the files again.
     Reload,
 }
 
-/// SIGTERM, SIGINT and SIGHUP, blocked and read from a descriptor instead.
+/// Those that ask for something.
+const ASKING: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
+
+/// Those that end a process which does not say otherwise, and that nobody means so: a log rotation sends SIGUSR1.
+const IGNORED: [libc::c_int; 8] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+];
+
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP, blocked and read from a descriptor instead.
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks them in this thread, and so in every thread that it starts later.
+    /// Blocks them in this thread, and so in every thread that it starts later. Those that nobody means are ignored, also by
+    /// the processes that this one starts.
     ///
     /// # Errors
     /// File descriptors are short.
@@ -25,11 +41,17 @@ impl Signals {
         let set = unsafe {
             let mut set = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
-            libc::sigaddset(&raw mut set, libc::SIGTERM);
-            libc::sigaddset(&raw mut set, libc::SIGINT);
-            libc::sigaddset(&raw mut set, libc::SIGHUP);
+            for signal in ASKING {
+                libc::sigaddset(&raw mut set, signal);
+            }
             set
         };
+        for signal in IGNORED {
+            // SAFETY: no handler is installed, so nothing of this program runs when the signal comes.
+            if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
+        }
         // SAFETY: `set` is initialised; the old mask is not asked for.
         if unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } != 0 {
             return Err(io::Error::last_os_error());
