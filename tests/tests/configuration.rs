@@ -17,6 +17,9 @@ use sluice_tests::wait::eventually;
 const LISTENER: &str = "[[listener]]\nbind = \"127.0.0.1:0\"\n";
 const REST: &str = "[[route]]\nbackend = \"app\"\n[[backend]]\nname = \"app\"\nservers = [\"127.0.0.1:9\"]\n";
 
+/// The value of an environment variable that nobody is to see.
+const SECRET: &str = "hunter2-and-more";
+
 fn check(folder: &Folder, more: &[&str], environment: &[(&str, &str)]) -> Output {
     let config = folder.path().join("sluice.toml");
     let mut command = Command::new(binary());
@@ -80,7 +83,6 @@ fn a_log_filter_that_cannot_be_read_is_told() {
 
 #[test]
 fn a_secret_of_the_environment_is_used_and_not_shown() {
-    const SECRET: &str = "hunter2-and-more";
     let text = |set: &str| {
         format!(
             "{LISTENER}[[route]]\nbackend = \"{set}\"\n[[backend]]\nname = \"${{TOKEN}}\"\nservers = [\"127.0.0.1:9\"]\n"
@@ -113,6 +115,34 @@ fn a_configuration_comes_from_standard_input_and_from_what_it_includes() {
     });
     let mut client = Client::open(Stream::connect(address, None).unwrap(), address).unwrap();
     client.converse().unwrap();
+}
+
+#[test]
+fn an_include_is_read_or_told() {
+    let with = |include: &str| format!("include = [\"{include}\"]\n{LISTENER}{REST}");
+    let linked = folder(&[("sluice.toml", &with("conf.d/*.toml")), ("conf.d/a.toml", "")]);
+    std::os::unix::fs::symlink("/nowhere", linked.path().join("conf.d/auth.toml")).unwrap();
+    let output = check(&linked, &[], &[]);
+    assert!(!output.status.success() && said(&output).1.contains("conf.d/auth.toml"), "{output:?}");
+    // Of a configuration in this folder.
+    let here = folder(&[("sluice.toml", &with("more*.toml")), ("more.toml", "")]);
+    let mut command = Command::new(binary());
+    let output = command.args(["check", "--config", "sluice.toml"]).current_dir(here.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for include in ["${TOKEN}", "${TOKEN}/*.toml", "conf.d/${TOKEN}.toml"] {
+        let output = check(&folder(&[("sluice.toml", &with(include))]), &[], &[("TOKEN", SECRET)]);
+        let (_, err) = said(&output);
+        assert!(!output.status.success() && err.contains("${TOKEN}") && !err.contains(SECRET), "{err}");
+    }
+    let (_, err) = said(&check(&folder(&[("sluice.toml", &with("/dev/zero"))]), &[], &[]));
+    assert!(err.contains("/dev/zero") && err.contains("longer than"), "{err}");
+}
+
+#[test]
+fn a_user_who_is_not_is_told() {
+    let text = format!("[process]\nuser = \"nosuchuser\"\n{LISTENER}{REST}");
+    let output = check(&folder(&[("sluice.toml", &text)]), &["--files"], &[]);
+    assert!(!output.status.success() && said(&output).1.contains("nosuchuser"), "{output:?}");
 }
 
 #[test]

@@ -109,6 +109,7 @@ fn check(path: &Path, files: bool) -> anyhow::Result<()> {
 
 /// Reads the files that a configuration names, and makes of them what a gate does. Returns what is probably not meant.
 fn check_files(config: &Config) -> anyhow::Result<Vec<String>> {
+    config.process.user.as_deref().map_or(Ok(()), privileges::check_user)?;
     // What can be read only with more rights than the keeper keeps, a start could not read.
     privileges::keep_for_keeper().context("cannot give up capabilities")?;
     gate::check_files(config, keeper::read_files(config)?)

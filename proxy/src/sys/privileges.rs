@@ -117,6 +117,14 @@ fn clear_bounding_set(keep: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a gate could become this user.
+///
+/// # Errors
+/// There is none of that name, or it is root.
+pub fn check_user(user: &str) -> anyhow::Result<()> {
+    look_up(Some(user)).map(drop)
+}
+
 /// A user's ids from /etc/passwd, which is where service users are.
 fn look_up(user: Option<&str>) -> anyhow::Result<(Uid, Gid)> {
     use anyhow::Context as _;
