@@ -129,8 +129,10 @@ fn a_gate_without_a_file_left_tells_clients_so_and_recovers() {
     let echo = Echo::start().unwrap();
     let setup = Setup::via(echo.address, Via::Copy).more("[timeouts]\nhead = \"10m\"\nhandshake = \"10m\"\n");
     let sluice = Sluice::start(&setup).unwrap();
-    let mut established = pair(&sluice);
     let gate = sluice.gate().unwrap();
+    let idle = files(gate).len();
+    let mut established = pair(&sluice);
+    eventually("the gate has closed what it handed over", || (files(gate).len() <= idle).then_some(()));
     // Silent connections take the free numbers, so that none is left below the limit.
     let mut silent: Vec<TcpStream> = Vec::new();
     let next = eventually("every number is taken", || {
