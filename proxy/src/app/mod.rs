@@ -12,6 +12,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::Config;
 use crate::sys::{memory, privileges, seccomp};
@@ -153,15 +154,13 @@ fn init_log() {
 /// What is wrong with it. So is a word alone that is neither a level nor a part of this program, such as `warning`: as a
 /// target that nobody has it would leave nothing in the log.
 fn filter(asked: &OsStr) -> Result<EnvFilter, String> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let Some(asked) = asked.to_str() else { return Err("it is not UTF-8".into()) };
     if asked.is_empty() {
         return Ok(EnvFilter::new("info"));
     }
     for word in asked.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let level = LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level)) || word.parse::<u8>().is_ok();
-        if !level && !word.contains(['=', '[']) && !word.starts_with("sluice") {
-            return Err(format!("{word:?} is no level: they are {}", LEVELS.join(", ")));
+        if word.parse::<LevelFilter>().is_err() && !word.contains(['=', '[']) && !word.starts_with("sluice") {
+            return Err(format!("{word:?} is no level: they are off, error, warn, info, debug, trace"));
         }
     }
     EnvFilter::builder().parse(asked).map_err(|error| error.to_string())

@@ -1,6 +1,5 @@
 //! Bodies for the answers that are Sluice's own.
 
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -8,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::matching::short_or_whole;
 use super::schema::{File, ShortOr};
-use super::{ConfigError, Texts};
+use super::{ConfigError, Texts, text};
 
 /// The most that all bodies may have together, in bytes. 64 KiB: they go to the gate in one message, with everything
 /// else in the configuration.
@@ -60,15 +59,8 @@ impl ErrorPage {
     /// It cannot be read, is no UTF-8, or is longer than all bodies may be.
     pub(super) fn load(&mut self, folder: &Path) -> Result<(), ConfigError> {
         let Some(file) = self.file.take().map(|file| folder.join(file)) else { return Ok(()) };
-        let mut body = String::new();
-        let read =
-            std::fs::File::open(&file).and_then(|open| open.take(ERROR_BODIES as u64 + 1).read_to_string(&mut body));
-        let fits = read.and_then(|length| {
-            let long = || io::Error::other(format!("it is longer than {ERROR_BODIES} bytes"));
-            if length > ERROR_BODIES { Err(long()) } else { Ok(()) }
-        });
-        fits.map_err(|reason| ConfigError::ErrorBody { path: file, reason })?;
-        self.body = Some(body);
+        let body = std::fs::File::open(&file).and_then(|open| text::read(open, ERROR_BODIES as u64));
+        self.body = Some(body.map_err(|reason| ConfigError::ErrorBody { path: file, reason })?);
         Ok(())
     }
 }

@@ -4,11 +4,13 @@
 //! what they are.
 
 use std::fmt;
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
+
+use super::text;
 
 /// The most that a file may hold, in bytes: no secret is longer, and `/dev/zero` has an end.
 const MOST: u64 = 64 * 1024;
@@ -142,11 +144,7 @@ fn fetch(written: &str, folder: &Path) -> Result<String, String> {
 
 /// The text of a file, without the line's end that editors put behind it.
 fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(MOST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MOST {
-        return Err(io::Error::other(format!("it is longer than {MOST} bytes")));
-    }
+    let text = text::read(std::fs::File::open(path)?, MOST)?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }

@@ -1,7 +1,7 @@
 //! From files to one configuration: includes, values from elsewhere, and everything checked as a whole.
 
 use std::collections::HashMap;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use serde::Deserialize as _;
@@ -9,25 +9,16 @@ use toml::de::{DeTable, Deserializer};
 
 use super::error::shown;
 use super::expand::{self, Hidden};
-use super::{Config, ConfigError, include};
+use super::{Config, ConfigError, include, text};
 
 /// The name that stands for standard input.
 const STANDARD_INPUT: &str = "-";
 
-/// The longest text that is read, in bytes: `/dev/zero` has no end.
+/// The most that one file of a configuration may hold, in bytes.
 const LONGEST: u64 = 16 * 1024 * 1024;
 
 fn text_of(path: &Path) -> io::Result<String> {
-    text_from(std::fs::File::open(path)?)
-}
-
-fn text_from(source: impl io::Read) -> io::Result<String> {
-    let mut text = Vec::new();
-    if source.take(LONGEST + 1).read_to_end(&mut text)? as u64 > LONGEST {
-        let what = format!("it is longer than the {LONGEST} bytes that a configuration may have");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
-    }
-    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
+    text::read(std::fs::File::open(path)?, LONGEST)
 }
 
 /// One file's part.
@@ -70,7 +61,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let name = Self::name(path);
         let (text, folder) = match path == Path::new(STANDARD_INPUT) {
-            true => (text_from(io::stdin()), Path::new(".")),
+            true => (text::read(io::stdin(), LONGEST), Path::new(".")),
             false => (text_of(path), path.parent().unwrap_or(Path::new("."))),
         };
         let text = text.map_err(|reason| ConfigError::Read { path: name.clone().into(), reason })?;

@@ -35,6 +35,7 @@ mod schema_check;
 #[cfg(test)]
 mod schema_tests;
 mod server;
+mod text;
 mod tls;
 
 use std::net::SocketAddr;

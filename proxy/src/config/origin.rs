@@ -234,6 +234,7 @@ mod tests {
             assert!(error.contains(why), "{text}: {error}");
         }
     }
+
     #[test]
     fn an_authority_is_a_host_with_one_spelling() {
         for (text, host) in [

@@ -53,6 +53,16 @@ impl Engine {
     /// All, in the order of preference.
     pub const ALL: [Self; 3] = [Self::Sockmap, Self::Ktls, Self::Copy];
 
+    /// Where it stands in [`Engine::ALL`].
+    #[must_use]
+    pub const fn place(self) -> usize {
+        match self {
+            Self::Sockmap => 0,
+            Self::Ktls => 1,
+            Self::Copy => 2,
+        }
+    }
+
     /// The value of the `engine` label and of `relay=` in `Proxy-WebSocket-Status`.
     #[must_use]
     pub const fn label(self) -> &'static str {

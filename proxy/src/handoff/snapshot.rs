@@ -61,12 +61,11 @@ pub type ByEngine = [PairCounters; Engine::ALL.len()];
 /// Adds what one pair has counted to the sums of its engine, but for the bytes that `copy` carried before, which stay with
 /// `copy`: no sum goes down when a pair changes its engine.
 pub fn add_to_engine(sums: &mut ByEngine, engine: Engine, counted: &[DirCounters; 2], copied: [u64; 2]) {
-    let place = |wanted| Engine::ALL.iter().position(|engine| *engine == wanted).unwrap_or_default();
-    for ((sum, mine), copied) in sums[place(engine)].dirs.iter_mut().zip(counted).zip(copied) {
+    for ((sum, mine), copied) in sums[engine.place()].dirs.iter_mut().zip(counted).zip(copied) {
         sum.add(mine);
         sum.bytes = sum.bytes.wrapping_sub(copied);
     }
-    for (sum, copied) in sums[place(Engine::Copy)].dirs.iter_mut().zip(copied) {
+    for (sum, copied) in sums[Engine::Copy.place()].dirs.iter_mut().zip(copied) {
         sum.bytes = sum.bytes.wrapping_add(copied);
     }
 }

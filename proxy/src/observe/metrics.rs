@@ -70,8 +70,7 @@ impl Page {
         }
         let (mut live, mut by_engine) = ([0; Engine::ALL.len()], snapshot.ended);
         for row in &snapshot.pairs {
-            let place = Engine::ALL.iter().position(|engine| *engine == row.engine).unwrap_or_default();
-            live[place] += 1;
+            live[row.engine.place()] += 1;
             add_to_engine(&mut by_engine, row.engine, &row.counters.dirs, row.copied);
         }
         let mut totals = PairCounters::ZERO;

@@ -15,7 +15,7 @@ use crate::vm::Errand;
 const KERNELS: [&str; 2] = ["6.12.117", "7.2"];
 /// One kernel takes about a minute and a half of processor time; a machine with other work is twice as slow.
 const TLS_LIMIT: Duration = Duration::from_secs(230);
-/// Floods take twice that.
+/// Beside floods it is about two minutes, and four on a machine with other work.
 const FLOOD_LIMIT: Duration = Duration::from_secs(900);
 /// In the guest, before anything runs. The processor keeps few free pages to itself, where MemAvailable does not see
 /// them. The module is one that udev loads for such a processor: without it the kernel has its AES in C. Programs and

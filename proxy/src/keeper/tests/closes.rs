@@ -18,7 +18,7 @@ use crate::keeper::closer::MOST;
 const LONG: Duration = Duration::from_secs(30);
 
 /// A socket whose close waits: its peer reads nothing, and more was sent than it takes. The peer.
-fn make_linger(socket: &TcpStream) {
+pub(in crate::keeper) fn make_linger(socket: &TcpStream) {
     socket.set_nonblocking(true).unwrap();
     while (&*socket).write(&[0; 65536]).is_ok() {}
     socket.set_nonblocking(false).unwrap();
@@ -82,7 +82,7 @@ fn sockets_inside_of_sockets_do_not_hold_the_keeper_up() {
 }
 
 /// Puts a descriptor into a socket's queue.
-fn send_inside(socket: &UnixStream, inner: OwnedFd) {
+pub(in crate::keeper) fn send_inside(socket: &UnixStream, inner: OwnedFd) {
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [inner.as_fd()];

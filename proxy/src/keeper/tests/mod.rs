@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bench;
-mod closes;
+pub(in crate::keeper) mod closes;
 mod gates;
 mod hand_over;
 mod sequences;

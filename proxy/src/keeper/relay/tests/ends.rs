@@ -1,12 +1,10 @@
 //! FIN, half-close, reset, and what is in flight meanwhile: each side sees what it would without a proxy.
 
-use std::io::{ErrorKind, IoSlice, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::far::Far;
 use super::rig::{Ends, Rig, connected, over_every_engine, read_pattern, write_pattern};
@@ -15,6 +13,7 @@ use crate::handoff::wire::{self, Received};
 use crate::handoff::{EndReason, MAX_MESSAGE, TALLIES, Tally, ToGate};
 use crate::keeper::closer::Closer;
 use crate::keeper::relay::Ended;
+use crate::keeper::tests::closes::{make_linger, send_inside};
 use crate::sys::socket;
 
 const MIB: u64 = 1024 * 1024;
@@ -167,14 +166,8 @@ fn a_reset_is_passed_on_whatever_waits_to_be_closed() {
 /// Returns the peer, which does not read.
 fn hang(closer: &Closer) -> TcpStream {
     let ((lingers, peer), (outer, other)) = (connected(), UnixStream::pair().unwrap());
-    lingers.set_nonblocking(true).unwrap();
-    while (&lingers).write(&[0; 65536]).is_ok() {}
-    rustix::net::sockopt::set_socket_linger(&lingers, Some(Duration::from_secs(30))).unwrap();
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let inside = [lingers.as_fd()];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&inside)));
-    rustix::net::sendmsg(&other, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL).unwrap();
+    make_linger(&lingers);
+    send_inside(&other, lingers.into());
     closer.close(outer.into());
     peer
 }
