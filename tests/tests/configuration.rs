@@ -94,6 +94,20 @@ fn a_secret_of_the_environment_is_used_and_not_shown() {
     let (out, err) = said(&bad);
     assert!(!bad.status.success() && err.contains("there is no backend \"x${TOKEN}\""), "{err}");
     assert!(!out.contains(SECRET) && !err.contains(SECRET), "{out}{err}");
+    // What a check and a start cannot read is named as it is written.
+    for wrong in [
+        "[[error]]\nstatus = [502]\nfile = \"/nowhere/${TOKEN}\"\n",
+        "[[auth]]\nname = \"tokens\"\njwt = { secret = \"/nowhere/${TOKEN}\" }\n",
+        "[[listener]]\nbind = \"unix:/nowhere/${TOKEN}\"\n",
+    ] {
+        let folder = folder(&[("sluice.toml", &format!("{}{wrong}", text("${TOKEN}")))]);
+        let run = ["run", "--config", "sluice.toml"];
+        let mut command = Command::new(binary());
+        let output = command.args(run).current_dir(folder.path()).env("TOKEN", SECRET).output().unwrap();
+        let (out, err) = said(&output);
+        assert!(!output.status.success() && err.contains("/nowhere/${TOKEN}"), "{wrong}: {err}");
+        assert!(!out.contains(SECRET) && !err.contains(SECRET), "{out}{err}");
+    }
     let missing = check(&folder(&[("sluice.toml", &text("${TOKEN_THAT_IS_NOT_SET}"))]), &[], &[("TOKEN", SECRET)]);
     assert!(said(&missing).1.contains("line 4: the environment has no variable TOKEN_THAT_IS_NOT_SET"));
 }

@@ -52,7 +52,9 @@ fn run_keeper(arguments: cli::Run) -> anyhow::Result<()> {
     for doubt in doubts {
         tracing::warn!(config = arguments.config.as_deref().map(Config::name), "{doubt}");
     }
-    keeper::run(config)
+    // `${…}` may stand in what a start fails for, such as a file's name.
+    let hidden = config.hidden.clone();
+    keeper::run(config).map_err(|error| anyhow::anyhow!("{}", hidden.hide(&format!("{error:#}"))))
 }
 
 /// Executes this same program again, same process, with the keeper's name as its own: `ps` shows what a process was
@@ -84,7 +86,7 @@ fn run_gate(user: Option<&str>, control: i32) -> anyhow::Result<()> {
 fn load(path: &Path) -> anyhow::Result<(Config, Vec<String>)> {
     let config = Config::load(path)?;
     gate::check(&config).map_err(|error| unshown(&config, path, &error))?;
-    let doubts = config.doubts().chain(gate::doubts(&config)?).collect();
+    let doubts = config.doubts().chain(gate::doubts(&config)?).map(|doubt| config.hide(&doubt)).collect();
     Ok((config, doubts))
 }
 
@@ -96,7 +98,8 @@ fn unshown(config: &Config, path: &Path, error: &anyhow::Error) -> anyhow::Error
 fn check(path: &Path, files: bool) -> anyhow::Result<()> {
     let (config, mut doubts) = load(path)?;
     if files {
-        doubts.extend(check_files(&config).map_err(|error| unshown(&config, path, &error))?);
+        let of_files = check_files(&config).map_err(|error| unshown(&config, path, &error))?;
+        doubts.extend(of_files.iter().map(|doubt| config.hide(doubt)));
     }
     let name = Config::name(path);
     doubts.iter().for_each(|doubt| logging::print(&format!("warning: {name}: {doubt}")));

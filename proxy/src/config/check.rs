@@ -88,6 +88,7 @@ impl Config {
                 return Some(format!("two backends are named {:?}", backend.name));
             }
             let what = servers_wrong(backend)
+                .or_else(|| self.leads_back(backend))
                 .or_else(|| backend.balance.wrong())
                 .or_else(|| backend.sticky.as_ref().and_then(Sticky::wrong))
                 .or_else(|| backend.check.as_ref().and_then(Check::wrong))
@@ -99,6 +100,14 @@ impl Config {
             }
         }
         None
+    }
+
+    /// The keeper takes no pair that may be one end of a ring of pairs, and of Unix sockets it cannot tell.
+    fn leads_back(&self, backend: &Backend) -> Option<String> {
+        let mut files = self.listeners.iter().map(|listener| &listener.bind).filter(|bind| bind.inet().is_none());
+        let own =
+            files.find(|own| backend.servers.iter().any(|server| server.address.to_string() == own.to_string()))?;
+        Some(format!("its server {own} is a [[listener]] of this configuration; name the servers behind that one"))
     }
 
     fn routes_wrong(&self) -> Option<String> {
@@ -278,6 +287,20 @@ mod tests {
         ] {
             assert!(wrong(bad).is_some_and(|what| what.contains(says)), "{bad}: {:?}", wrong(bad));
         }
+    }
+
+    #[test]
+    fn no_server_is_a_unix_listener_of_the_same_configuration() {
+        let with = |server: &str| {
+            let text = format!(
+                "[[listener]]\nbind = \"unix:/run/sluice.sock\"\n[[route]]\nbackend = \"app\"\n\
+                 [[backend]]\nname = \"app\"\nservers = [\"127.0.0.1:9\", \"{server}\"]\n"
+            );
+            Config::parse(&text, "test").err().map(|error| error.to_string())
+        };
+        assert_eq!(with("unix:/run/app.sock"), None);
+        let wrong = with("unix:/run/sluice.sock").unwrap_or_default();
+        assert!(wrong.contains("backend \"app\": its server unix:/run/sluice.sock is a [[listener]]"), "{wrong}");
     }
 
     #[test]

@@ -10,11 +10,10 @@ use humantime::format_duration;
 use super::{Auth, Config, HeaderEdits, PathRule, Route, Timeouts};
 
 impl Config {
-    /// What can be meant, and probably is not. No text has what `${…}` stands for.
+    /// What can be meant, and probably is not. A text may have what `${…}` stands for.
     pub fn doubts(&self) -> impl Iterator<Item = String> {
         let routes = self.routes.iter().enumerate().flat_map(|(index, route)| self.of_route(index, route));
-        let all = self.of_auth().chain(of_timeouts(self.timeouts.clone(), "")).chain(routes);
-        all.map(|doubt| self.hide(&doubt))
+        self.of_auth().chain(of_timeouts(self.timeouts.clone(), "")).chain(routes)
     }
 
     fn of_auth(&self) -> impl Iterator<Item = String> {

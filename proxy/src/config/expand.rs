@@ -32,8 +32,9 @@ impl fmt::Debug for Hidden {
 }
 
 impl Hidden {
-    /// The same text with what was written in the place of what it stood for.
-    pub(super) fn hide(&self, text: &str) -> String {
+    /// The same text with what was written in the place of what it stood for, in messages about a configuration.
+    #[must_use]
+    pub fn hide(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (value, written)| {
             text.replace(value, written).replace(&value.escape_debug().to_string(), written)
         })

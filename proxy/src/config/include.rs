@@ -45,8 +45,9 @@ fn matching(folder: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if fits(pattern, name) && !name.starts_with('.') {
+        // What is no UTF-8 in a name fits a `*` only.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if fits(pattern, &name) && !name.starts_with('.') {
             files.push(path);
         }
     }
@@ -69,6 +70,8 @@ fn fits(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::os::unix::ffi::OsStrExt as _;
 
     use super::*;
 
@@ -94,9 +97,11 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("sluice-include-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("b.toml")).unwrap();
         std::os::unix::fs::symlink("/nowhere", folder.join("a.toml")).unwrap();
+        let latin = folder.join(std::ffi::OsStr::from_bytes(b"c\xfc.toml"));
+        std::fs::write(&latin, "").unwrap();
         let found = files(&["*.toml".into()], &folder);
         std::fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(found.unwrap(), [folder.join("a.toml"), folder.join("b.toml")]);
+        assert_eq!(found.unwrap(), [folder.join("a.toml"), folder.join("b.toml"), latin]);
     }
 
     #[test]

@@ -68,7 +68,13 @@ impl Config {
         let (mut config, name) = Self::assemble(&text, &name, folder)?;
         config.check(&name)?;
         config.resolve_paths(folder);
-        config.errors.iter_mut().try_for_each(|page| page.load(folder))?;
+        let (errors, hidden) = (&mut config.errors, &config.hidden);
+        errors.iter_mut().try_for_each(|page| page.load(folder)).map_err(|error| match error {
+            ConfigError::ErrorBody { path, reason } => {
+                ConfigError::ErrorBody { path: hidden.hide(&path.display().to_string()).into(), reason }
+            }
+            other => other,
+        })?;
         // Once more, with what the files hold.
         config.check(&name)?;
         Ok(config)

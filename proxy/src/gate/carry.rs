@@ -33,7 +33,7 @@ use crate::handoff::stats::Short;
 use crate::handoff::{EndReason, ToKeeper, WhyNot};
 use crate::sys::mapped::Slot;
 use crate::sys::patience::{self, Patience};
-use crate::sys::socket::unacknowledged;
+use crate::sys::socket::is_acknowledged;
 
 /// How long the last bytes to one side may take to be acknowledged after the other side has failed.
 const RESET_LINGER: Duration = Duration::from_secs(5);
@@ -351,7 +351,7 @@ impl Carry {
         let delivered = async {
             poll_fn(|cx| lane.poll_rest(cx, source, receiver, stats, slot)).await;
             // An RST discards what the socket has not sent yet, so it waits for that. (A stream of HTTP/2 does so itself.)
-            while receiver.tcp().is_some_and(|tcp| unacknowledged(tcp).is_ok_and(|bytes| bytes > 0)) {
+            while receiver.tcp().is_some_and(|tcp| !is_acknowledged(tcp)) {
                 sleep(POLL).await;
             }
         };

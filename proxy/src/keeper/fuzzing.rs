@@ -10,7 +10,8 @@ use std::io::{IoSlice, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{self as unix, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use proxy_common::layout::PairCounters;
@@ -55,6 +56,8 @@ pub fn handoff(input: &[u8]) {
 
 struct World {
     keeper: Keeper,
+    /// Where a backend is that is reached by a Unix socket.
+    unix_backend: UnixListener,
     gate: Option<OwnedFd>,
     /// Sockets that pairs are made of, as the gate has them.
     near: Vec<OwnedFd>,
@@ -65,12 +68,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let text = "[[listener]]\nbind = \"127.0.0.1:0\"\n[[route]]\nbackend = \"a\"\n\
-                    [[backend]]\nname = \"a\"\nservers = [\"127.0.0.1:9\"]\n";
-        let config = Config::parse(text, "fuzz").unwrap();
+        let name = format!("sluice-fuzz-{}-{:?}", std::process::id(), std::thread::current().id());
+        let text = format!(
+            "[[listener]]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"unix:{}\"\n[[route]]\nbackend = \"a\"\n\
+             [[backend]]\nname = \"a\"\nservers = [\"127.0.0.1:9\"]\n",
+            std::env::temp_dir().join(&name).display()
+        );
+        let config = Config::parse(&text, "fuzz").unwrap();
+        let address = unix::SocketAddr::from_abstract_name(name).unwrap();
+        let unix_backend = UnixListener::bind_addr(&address).unwrap();
         let (files, listeners) = (Files::open(&config).unwrap(), Listeners::open(&config).unwrap());
         let keeper = Keeper::new(config, CAPACITY, files, listeners, Closer::start().unwrap(), None).unwrap();
-        Self { keeper, gate: None, near: Vec::new(), far: Vec::new(), buffer: vec![0; MAX_MESSAGE] }
+        Self { keeper, unix_backend, gate: None, near: Vec::new(), far: Vec::new(), buffer: vec![0; MAX_MESSAGE] }
     }
 
     fn begin(&mut self) {
@@ -149,7 +158,10 @@ impl World {
     fn descriptor(&mut self, kind: u8) -> OwnedFd {
         match kind % 16 {
             0..4 => self.keep(connected()),
-            4 => self.keep(UnixStream::pair().map(|(one, other)| (one.into(), other.into())).unwrap()),
+            4 => {
+                let (near, far) = if kind < 128 { self.unix_client() } else { self.unix_server() };
+                self.keep((near.into(), far.into()))
+            }
             5 => {
                 let (near, far) = connected();
                 sockopt::set_socket_linger(&near, Some(STUCK)).unwrap();
@@ -165,7 +177,7 @@ impl World {
             13 => wire::pair().unwrap().0,
             14 => self.keeper.listeners.clients[0].socket.try_clone().unwrap(),
             _ => {
-                let (outer, other) = UnixStream::pair().unwrap();
+                let (outer, other) = self.unix_server();
                 let (near, far) = connected();
                 sockopt::set_socket_linger(&near, Some(STUCK)).unwrap();
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -177,6 +189,20 @@ impl World {
                 self.keep((outer.into(), other.into()))
             }
         }
+    }
+
+    /// What a client's connection by a Unix socket is: the keeper's end, then its own.
+    fn unix_client(&self) -> (UnixStream, UnixStream) {
+        let far =
+            UnixStream::connect(self.keeper.listeners.clients[1].address.to_string().strip_prefix("unix:").unwrap());
+        let near = rustix::net::accept(&self.keeper.listeners.clients[1].socket).unwrap();
+        (near.into(), far.unwrap())
+    }
+
+    /// And a backend's.
+    fn unix_server(&self) -> (UnixStream, UnixStream) {
+        let near = UnixStream::connect_addr(&self.unix_backend.local_addr().unwrap()).unwrap();
+        (near, self.unix_backend.accept().unwrap().0)
     }
 
     /// A copy of one that there is already.

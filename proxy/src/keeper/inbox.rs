@@ -162,12 +162,17 @@ impl Keeper {
 
     fn on_pair(&mut self, pair: NewPair, fds: Vec<OwnedFd>) -> Result<(), Violation> {
         let checked = admit::must(self.known(&pair.facts), "a pair of a route or server that does not exist")
-            .and_then(|()| admit::pair(&pair, &fds, &self.relay.table));
+            .and_then(|()| admit::pair(&pair, &fds, &self.relay.table, &self.listeners));
         if checked.is_err() {
             self.close_all(fds);
             return checked;
         }
         match <[OwnedFd; 2]>::try_from(fds) {
+            Ok(sockets) if admit::leads_back(&sockets[1], &self.listeners) => {
+                let why =
+                    "its server is a Unix listener of this configuration: let the route name the backend behind it";
+                self.turn_away(&pair, sockets.into(), why);
+            }
             Ok(sockets) if self.relay.table.has_room() => self.relay.open(pair, sockets, Instant::now()),
             Ok(sockets) => self.turn_away(&pair, sockets.into(), "the table of pairs is full"),
             Err(_) => {}

@@ -1,5 +1,6 @@
 //! The listening sockets, which outlive every gate.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -59,6 +60,11 @@ impl Listeners {
     /// All, by the index that [`Listeners::heal`] takes.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &OwnedFd)> {
         (0..).zip(self.clients.iter().chain(&self.admin).map(|bound| &bound.socket))
+    }
+
+    /// Whether this is the file of a Unix socket among them.
+    pub(super) fn is_file(&self, path: &OsStr) -> bool {
+        self.clients.iter().any(|bound| matches!(&bound.address, Address::Unix(ours) if ours.as_os_str() == path))
     }
 
     /// Makes a listener listen again that somebody who has a copy of it has shut down. Returns it; it may be another

@@ -6,6 +6,7 @@
 mod admit;
 mod carried;
 mod closer;
+mod connections;
 mod files;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]

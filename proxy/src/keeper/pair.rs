@@ -7,6 +7,7 @@ use proxy_common::layout::Direction;
 use proxy_common::scan::Scanner;
 use rustix::event::epoll::EventFlags;
 
+use super::connections::Connection;
 use super::pump::{End, Spill};
 use crate::handoff::{EndReason, Engine, Facts, WhyNot};
 use crate::ktls::Leg;
@@ -82,6 +83,7 @@ pub(super) struct Pair {
     /// What goes with those sockets whose TLS keys the kernel has.
     pub(super) legs: [Option<Box<Leg>>; 2],
     pub(super) cookies: [u64; 2],
+    pub(super) connections: [Connection; 2],
     pub(super) flows: [Flow; 2],
     /// Where in a frame each direction stands, while userspace counts.
     pub(super) scanners: Option<Box<[Scanner; 2]>>,

@@ -3,6 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
+use super::connections::Connections;
 use super::pair::Pair;
 
 /// The pairs by slot. A slot that has become free is taken again as late as possible, so that nothing that the kernel
@@ -13,6 +14,8 @@ pub(super) struct Table {
     free: VecDeque<u32>,
     /// The cookies of all sockets.
     cookies: HashSet<u64>,
+    /// Which pair each connection is of.
+    pub(super) connections: Connections,
     capacity: u32,
     live: u32,
     generation: u32,
@@ -21,7 +24,7 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new(capacity: u32) -> Self {
         let (pairs, free, cookies) = (Vec::new(), VecDeque::new(), HashSet::new());
-        Self { pairs, free, cookies, capacity, live: 0, generation: 0 }
+        Self { pairs, free, cookies, connections: Connections::default(), capacity, live: 0, generation: 0 }
     }
 
     pub(super) fn live(&self) -> u32 {
@@ -53,6 +56,7 @@ impl Table {
             self.free.pop_front()?
         };
         self.cookies.extend(pair.cookies);
+        self.connections.add(pair.connections);
         *self.pairs.get_mut(slot as usize)? = Some(pair);
         self.live += 1;
         Some(slot)
@@ -71,6 +75,7 @@ impl Table {
         for cookie in pair.cookies {
             self.cookies.remove(&cookie);
         }
+        self.connections.remove(pair.connections);
         self.free.push_back(slot);
         self.live -= 1;
         Some(pair)

@@ -79,6 +79,19 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u32> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
+/// Whether nothing that this socket has sent is still to arrive: its peer has acknowledged everything, or the connection is
+/// over, of which the kernel goes on counting what never arrived.
+pub fn is_acknowledged(socket: impl AsFd) -> bool {
+    match unacknowledged(&socket) {
+        Ok(0) => true,
+        Ok(_) => info(&socket).is_ok_and(|info| info.tcpi_state == TCP_CLOSE),
+        Err(_) => false,
+    }
+}
+
+/// The state of a TCP socket without a connection (`include/net/tcp_states.h`).
+const TCP_CLOSE: u8 = 7;
+
 /// What this TCP socket has accepted for sending since the connection began, in bytes.
 ///
 /// Two queries that the kernel answers one after the other: acknowledgements that arrive between them are not
@@ -352,4 +365,30 @@ pub fn wait_readable(socket: impl AsFd, patience: Duration) -> io::Result<()> {
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn what_a_dead_peer_has_not_read_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        assert!(is_acknowledged(&near));
+        near.set_nonblocking(true).unwrap();
+        while near.write(&[0; 65536]).is_ok() {}
+        assert!(!is_acknowledged(&near), "the peer's buffer is full");
+        sockopt::set_socket_linger(&far, Some(Duration::ZERO)).unwrap();
+        drop(far);
+        near.set_nonblocking(false).unwrap();
+        assert!(near.read(&mut [0]).is_err(), "an RST came");
+        assert!(unacknowledged(&near).unwrap() > 0 && is_acknowledged(&near));
+    }
 }

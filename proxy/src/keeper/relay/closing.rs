@@ -107,15 +107,13 @@ impl Relay {
             None => return,
             Some(Closing::Reset { delivers, deadline }) => {
                 let target = pair.target(delivers);
-                let acknowledged = socket::unacknowledged(target).is_ok_and(|bytes| bytes == 0);
+                let acknowledged = socket::is_acknowledged(target);
                 let exhausted = pair.flow(delivers).ended;
                 now >= deadline || (exhausted && acknowledged && self.delivered(slot, delivers))
             }
             Some(Closing::Farewell { deadline }) => {
-                let quiet = |direction: Direction| {
-                    // The FIN counts as one byte.
-                    socket::unacknowledged(pair.target(direction)).is_ok_and(|bytes| bytes == 0)
-                };
+                // The FIN counts as one byte.
+                let quiet = |direction: Direction| socket::is_acknowledged(pair.target(direction));
                 now >= deadline || (pair.both_shut() && Direction::ALL.into_iter().all(quiet))
             }
         };

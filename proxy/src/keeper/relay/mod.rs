@@ -17,7 +17,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
 use proxy_common::layout::{DirCounters, Direction, PairCounters, index};
@@ -194,6 +194,7 @@ impl Relay {
     /// Takes a pair over. If it cannot, both sockets are closed, which both sides see.
     pub(super) fn open(&mut self, new: NewPair, sockets: [OwnedFd; 2], now: Instant) {
         let cookies = [0, 1].map(|side: usize| sockopt::socket_cookie(&sockets[side]).unwrap_or(0));
+        let connections = [0, 1].map(|side: usize| self.table.connections.of(sockets[side].as_fd()));
         let unix = [0, 1].map(|side: usize| socket::is_unix(&sockets[side]));
         let mut flows = unix.map(|unix| Flow { patience: Patience::of(!unix), ..Flow::default() });
         for (socket, unix) in sockets.iter().zip(unix) {
@@ -219,6 +220,7 @@ impl Relay {
             sockets,
             legs,
             cookies,
+            connections,
             flows,
             scanners: Some(scanners),
             generation,

@@ -2,6 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{self as unix, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
@@ -40,6 +43,15 @@ impl Made {
     pub(super) fn fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.near[0].as_fd(), self.near[1].as_fd()]
     }
+}
+
+/// A connection to a server by a Unix socket: the keeper's end, then the server's.
+pub(super) fn reaching() -> (UnixStream, UnixStream) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("sluice-server-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let listener = UnixListener::bind_addr(&unix::SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+    let near = UnixStream::connect_addr(&listener.local_addr().unwrap()).unwrap();
+    (near, listener.accept().unwrap().0)
 }
 
 impl Bench {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sockopt};
 
-use super::bench::{Bench, CAPACITY, Made, connected, pair};
+use super::bench::{Bench, CAPACITY, Made, connected, pair, reaching};
 use crate::handoff::ToKeeper;
 use crate::keeper::closer::MOST;
 
@@ -126,16 +126,16 @@ fn a_gate_cannot_make_the_keeper_gather_descriptors() {
     bench.settle();
     // There is no place for these, through no fault of the gate's; and each makes its close wait.
     let mut far = Vec::new();
-    for _ in 0..MOST {
-        let outer = [0, 1].map(|_| {
-            let ((near, peer), (outer, other)) = (connected(), UnixStream::pair().unwrap());
-            make_linger(&near);
-            send_inside(&other, near.into());
-            far.push(peer);
-            outer
-        });
-        bench.hand_over(&outer.each_ref().map(|outer| outer.as_fd())).unwrap();
+    for _ in 0..2 * MOST {
+        let ((near, peer), (outer, other), client) = (connected(), reaching(), connected());
+        make_linger(&near);
+        send_inside(&other, near.into());
+        if bench.hand_over(&[client.0.as_fd(), outer.as_fd()]).is_err() {
+            break;
+        }
+        far.push((peer, client.1));
     }
+    assert!(far.len() > MOST, "{} fit into the control socket", far.len());
     let mut most = 0;
     let unread = |bench: &Bench| rustix::io::ioctl_fionread(bench.keeper.gate.control().unwrap()).unwrap();
     for _ in 0..50 {

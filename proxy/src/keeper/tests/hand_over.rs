@@ -2,10 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::bench::{Bench, CAPACITY, Made, connected, new_pair, pair};
+use super::bench::{Bench, CAPACITY, Made, connected, new_pair, pair, reaching};
 use crate::handoff::{MAX_LEFTOVER, Tally, ToGate, ToKeeper};
 
 #[test]
@@ -54,6 +56,79 @@ fn a_pair_has_two_connections() {
     }
 }
 
+/// A keeper with a listener by a Unix socket.
+fn with_unix_listener() -> (Bench, PathBuf) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("sluice-hand-over-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    (Bench::listening_at(&format!("unix:{}", path.display())), path)
+}
+
+/// A connection to that listener: the keeper's end, then the client's.
+fn accepted(bench: &Bench, path: &Path) -> (UnixStream, UnixStream) {
+    let far = UnixStream::connect(path).unwrap();
+    (rustix::net::accept(&bench.keeper.listeners.clients[0].socket).unwrap().into(), far)
+}
+
+#[test]
+fn pairs_in_a_ring_are_refused() {
+    let mut bench = Bench::new();
+    let connections: Vec<_> = (0..4).map(|_| connected()).collect();
+    let ring: Vec<_> =
+        (0..4).map(|at: usize| [connections[at].1.as_fd(), connections[(at + 1) % 4].0.as_fd()]).collect();
+    for (at, fds) in ring.iter().enumerate() {
+        bench.hand_over(fds).unwrap();
+        if at < 3 {
+            bench.settle();
+            assert_eq!(bench.live(), at as u32 + 1, "a chain is none");
+        }
+    }
+    bench.gate_is_ended();
+    assert_eq!(bench.live(), 3);
+}
+
+/// Nothing tells which Unix sockets are ends of one connection, so each has to be of the kind that its side has.
+#[test]
+fn unix_sockets_are_accepted_or_reach_a_server() {
+    type Choose = for<'a> fn([&'a UnixStream; 6], [BorrowedFd<'a>; 2]) -> [BorrowedFd<'a>; 2];
+    let cases: [(Choose, bool); 8] = [
+        (|[client, ..], [_, backend]| [client.as_fd(), backend], true),
+        (|[_, _, backend, ..], [client, _]| [client, backend.as_fd()], true),
+        (|[client, _, backend, ..], _| [client.as_fd(), backend.as_fd()], true),
+        (|[_, far, ..], [_, backend]| [far.as_fd(), backend], false),
+        (|[_, _, near, ..], [_, backend]| [near.as_fd(), backend], false),
+        (|[.., one, other], _| [one.as_fd(), other.as_fd()], false),
+        (|[.., one, _], [client, _]| [client, one.as_fd()], false),
+        (|[.., one, _], [_, backend]| [one.as_fd(), backend], false),
+    ];
+    for (at, (choose, good)) in cases.into_iter().enumerate() {
+        let (mut bench, path) = with_unix_listener();
+        let ((client, far), (near, server), (one, other)) =
+            (accepted(&bench, &path), reaching(), UnixStream::pair().unwrap());
+        let made = Made::new();
+        bench.hand_over(&choose([&client, &far, &near, &server, &one, &other], made.fds())).unwrap();
+        if good {
+            bench.settle();
+        } else {
+            bench.gate_is_ended();
+        }
+        assert_eq!(bench.live(), u32::from(good), "case {at}");
+    }
+}
+
+#[test]
+fn a_unix_listener_is_no_server_of_its_own_configuration() {
+    let (mut bench, path) = with_unix_listener();
+    let ((client, far), made) = (accepted(&bench, &path), Made::new());
+    for fds in [[client.as_fd(), far.as_fd()], [made.fds()[0], far.as_fd()]] {
+        bench.hand_over(&fds).unwrap();
+        bench.settle();
+        assert_eq!(bench.live(), 0);
+        let closed = |told: &ToGate| matches!(told, ToGate::Closed { pairs } if pairs.len() == 1);
+        assert!(bench.told().iter().any(closed));
+    }
+}
+
 #[test]
 fn a_pair_has_connected_stream_sockets() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -74,7 +149,7 @@ fn a_pair_has_connected_stream_sockets() {
 }
 
 /// Sends more descriptors than one of ours does.
-fn send_many(bench: &Bench, message: &ToKeeper, fds: &[std::os::fd::BorrowedFd<'_>]) {
+fn send_many(bench: &Bench, message: &ToKeeper, fds: &[BorrowedFd<'_>]) {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -123,8 +198,8 @@ fn pairs_beyond_the_table_are_turned_away_and_told_of() {
 
 #[test]
 fn unix_sockets_bring_no_descriptors() {
-    let mut bench = Bench::new();
-    let ([client, near], made) = (UnixStream::pair().map(|(one, other)| [one, other]).unwrap(), Made::new());
+    let (mut bench, path) = with_unix_listener();
+    let ((near, client), made) = (accepted(&bench, &path), Made::new());
     bench.hand_over(&[near.as_fd(), made.near[1].as_fd()]).unwrap();
     bench.settle();
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
