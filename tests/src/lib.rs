@@ -23,6 +23,7 @@ pub mod site;
 pub mod sluice;
 pub mod stream;
 pub mod strict;
+pub mod variables;
 pub mod wait;
 
 /// How a pair is carried: a scenario that holds for one must hold for all.

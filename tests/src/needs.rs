@@ -4,11 +4,7 @@ use std::cell::Cell;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// Names the file that [`skip`] appends to; the runner counts its lines.
-pub const SKIPS_VARIABLE: &str = "SLUICE_SKIPS";
-
-/// The folder into which the runner installs programs for tests, and how it tells them.
-pub const TOOLS_VARIABLE: &str = "SLUICE_TEST_TOOLS";
+use crate::variables;
 
 thread_local! {
     static SKIPPED: Cell<bool> = const { Cell::new(false) };
@@ -23,13 +19,13 @@ pub fn skipped() -> bool {
 /// Reports that the running test cannot run on this machine, and why. The test must then return.
 ///
 /// The test harness of Rust has no such verdict: it counts the test as passed. The runner corrects that by the file
-/// that [`SKIPS_VARIABLE`] names.
+/// that [`variables::SKIPS`] names.
 pub fn skip(reason: &str) {
     SKIPPED.set(true);
     let thread = std::thread::current();
     let line = format!("{}::{}: {reason}\n", suite(), thread.name().unwrap_or("unnamed"));
     eprint!("skipped {line}");
-    let Some(file) = std::env::var_os(SKIPS_VARIABLE) else { return };
+    let Some(file) = std::env::var_os(variables::SKIPS) else { return };
     let written = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -116,7 +112,7 @@ pub fn program(name: &str) -> Result<PathBuf, String> {
 /// # Errors
 /// The runner has not installed it.
 pub fn tool(path: &str) -> Result<PathBuf, String> {
-    let folder = std::env::var_os(TOOLS_VARIABLE).map(PathBuf::from);
+    let folder = std::env::var_os(variables::TOOLS).map(PathBuf::from);
     let folder = folder.ok_or_else(|| format!("needs {path}, which `cargo xtask test` installs"))?;
     let file = folder.join(path);
     if file.exists() { Ok(file) } else { Err(format!("{path} could not be installed: see the start of the run")) }

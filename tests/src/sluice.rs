@@ -18,10 +18,8 @@ use crate::http::{self, Head};
 use crate::http2;
 use crate::process::{Program, descendants, free_addresses, signal_pid, status_field};
 use crate::stream::{Stream, patient};
+use crate::variables;
 use crate::wait::eventually;
-
-/// Names the program under test; else it is looked for beside the test's own.
-pub const BINARY_VARIABLE: &str = "SLUICE_BIN";
 
 /// How often a start is repeated because another program took a port first.
 const PORT_ATTEMPTS: usize = 5;
@@ -394,7 +392,7 @@ impl Metrics {
 /// The program under test.
 #[must_use]
 pub fn binary() -> PathBuf {
-    if let Some(given) = std::env::var_os(BINARY_VARIABLE) {
+    if let Some(given) = std::env::var_os(variables::BINARY) {
         return given.into();
     }
     // A test is target/debug/deps/name-hash; cargo puts programs one folder up.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::variables;
+
 /// How long anything may take that is expected to happen: far more than it takes on a busy machine of two cores.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -47,12 +49,9 @@ pub fn until_still(what: &str, window: Duration, mut look: impl FnMut() -> u64) 
     last.0
 }
 
-/// Names by how much less than elsewhere is to be sent here: an emulated machine sets it.
-pub const SHARE_VARIABLE: &str = "SLUICE_TEST_SHARE";
-
 /// An amount of bytes to send, or the share of it that this machine sends in a like time.
 #[must_use]
 pub fn amount(bytes: u64) -> u64 {
-    let share = std::env::var(SHARE_VARIABLE).ok().and_then(|share| share.parse().ok());
+    let share = std::env::var(variables::SHARE).ok().and_then(|share| share.parse().ok());
     bytes / share.unwrap_or(1).max(1)
 }

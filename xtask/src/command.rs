@@ -1,5 +1,8 @@
 //! Folders, and commands that must succeed.
 
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +33,17 @@ pub(crate) fn cargo() -> Command {
 pub(crate) fn build_release() -> anyhow::Result<PathBuf> {
     must_run(cargo().args(["build", "--release", "--package", "sluice"]))?;
     Ok(target().join("release/sluice"))
+}
+
+/// Builds the proxy and what drives clients through it, and becomes the latter.
+///
+/// # Errors
+/// One of them does not build, or cannot be executed.
+pub(crate) fn drive(arguments: &[OsString]) -> anyhow::Result<Infallible> {
+    must_run(cargo().args(["build", "--release", "--package", "sluice", "--package", "sluice-drive"]))?;
+    let program = target().join("release/sluice-drive");
+    let error = Command::new(&program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
 
 /// Runs a command to its end.

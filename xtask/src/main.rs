@@ -9,17 +9,16 @@
 #[macro_use]
 mod print;
 
-mod bench;
 mod command;
-mod demo;
 mod ebpf;
 mod fuzz;
 mod test;
 mod vm;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// The exit code of a task that this machine cannot run; the one that test runners use for it since Automake.
 const SKIPPED: u8 = 77;
@@ -40,11 +39,7 @@ enum Task {
         check: bool,
     },
     /// The whole main job: build, start a backend and Sluice, drive real frames, show what was relayed and counted.
-    Run {
-        /// End after the round trip, with 0 only if all of it held.
-        #[arg(long)]
-        once: bool,
-    },
+    Run(Driven),
     /// Every test that this machine can run; the last line is the sum.
     Test,
     /// Every fuzz target for a while, from the seeds in fuzz/seeds.
@@ -52,7 +47,26 @@ enum Task {
     /// The tests on stock Debian kernels, each in an emulated machine of its own.
     Vm(vm::VmArgs),
     /// Measure Sluice beside other proxies.
-    Bench(bench::BenchArgs),
+    Bench(Driven),
+    /// One command in one guest whose clock counts instructions, to measure what it does.
+    #[command(hide = true)]
+    Errand(vm::ErrandArgs),
+}
+
+/// The arguments of a task that `sluice-drive` does.
+#[derive(Args)]
+#[command(disable_help_flag = true)]
+struct Driven {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Driven {
+    /// Becomes that program.
+    fn run(self, task: &str) -> anyhow::Result<Outcome> {
+        let arguments: Vec<_> = [task.into()].into_iter().chain(self.arguments).collect();
+        command::drive(&arguments).map(|never| match never {})
+    }
 }
 
 /// How a task ended that did not fail on the way.
@@ -84,10 +98,11 @@ fn run(task: Task) -> anyhow::Result<Outcome> {
     match task {
         Task::BuildEbpf { check: false } => ebpf::build(),
         Task::BuildEbpf { check: true } => ebpf::check(),
-        Task::Run { once } => demo::run(once),
+        Task::Run(driven) => driven.run("run"),
         Task::Test => test::run(),
         Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Vm(arguments) => vm::run(arguments),
-        Task::Bench(arguments) => bench::run(arguments).map(|()| Outcome::Done),
+        Task::Bench(driven) => driven.run("bench"),
+        Task::Errand(arguments) => vm::errand(&arguments),
     }
 }

@@ -2,6 +2,9 @@
 
 mod account;
 pub(crate) mod tools;
+#[path = "../../../tests/src/variables.rs"]
+#[expect(unreachable_pub, reason = "the file is of a library, too")]
+pub(crate) mod variables;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Command;
@@ -18,9 +21,6 @@ pub(crate) const UNIT_TESTS: &[&str] = &["--workspace", "--exclude", "sluice-tes
 /// The tests of whole programs.
 pub(crate) const PROGRAM_TESTS: &[&str] = &["--package", "sluice-tests"];
 
-/// Names the file to which tests report that they could not run; see `sluice_tests::needs::skip`.
-const SKIPS_VARIABLE: &str = sluice_tests::needs::SKIPS_VARIABLE;
-
 /// Whole-program tests at one time: each is several processes, and two cores are the smallest machine in mind.
 const AT_ONCE: &str = "--test-threads=2";
 
@@ -32,16 +32,16 @@ pub(crate) fn run() -> anyhow::Result<Outcome> {
     std::fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
     let mut account = Account::default();
     let mut command = cargo();
-    command.arg("test").args(UNIT_TESTS).arg("--no-fail-fast").env(SKIPS_VARIABLE, &skips);
+    command.arg("test").args(UNIT_TESTS).arg("--no-fail-fast").env(variables::SKIPS, &skips);
     follow(&mut command, &mut account)?;
     let mut command = cargo();
     command
         .arg("test")
         .args(PROGRAM_TESTS)
         .args(["--no-fail-fast", "--", AT_ONCE])
-        .env(SKIPS_VARIABLE, &skips)
-        .env(sluice_tests::sluice::BINARY_VARIABLE, &program)
-        .env(sluice_tests::needs::TOOLS_VARIABLE, &tools);
+        .env(variables::SKIPS, &skips)
+        .env(variables::BINARY, &program)
+        .env(variables::TOOLS, &tools);
     follow(&mut command, &mut account)?;
     let skipped = std::fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
     account.take_skips(&skipped);

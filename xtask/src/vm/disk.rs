@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use super::programs::Programs;
 use super::tree::Tree;
 use crate::command::{must_print, on_path, root};
+use crate::test::variables;
 
 /// Programs that tests run. One that is missing here is missing there, and its tests report themselves as skipped: so
 /// do those with Node, which would be a fifth of all that an emulated processor does for a run.
@@ -69,7 +70,7 @@ pub(super) fn make(
 pub(super) fn make_small(
     folder: &Path,
     busybox: &Path,
-    programs: &[&Path],
+    programs: &[PathBuf],
     command: &str,
     disk: &Path,
 ) -> anyhow::Result<()> {
@@ -164,9 +165,9 @@ fn instructions(tree: &Tree, programs: &Programs, tools: &Path, task: &Task) -> 
         ("SLUICE_VM_ROOT", root().display().to_string()),
         ("SLUICE_VM_FILTER", filter.to_owned()),
         ("SLUICE_VM_THREADS", THREADS.to_string()),
-        (sluice_tests::sluice::BINARY_VARIABLE, path(&programs.sluice)),
-        (sluice_tests::needs::TOOLS_VARIABLE, tools.display().to_string()),
-        (sluice_tests::wait::SHARE_VARIABLE, SHARE.to_string()),
+        (variables::BINARY, path(&programs.sluice)),
+        (variables::TOOLS, tools.display().to_string()),
+        (variables::SHARE, SHARE.to_string()),
     ];
     let suites = programs.suites.iter().map(|suite| {
         let rooms = if suite.is_library() { ROOMS } else { "" };

@@ -2,10 +2,10 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sluice_tests::process::Program;
 
 /// Between two looks at what the guest has printed.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -107,10 +107,13 @@ impl Machine<'_> {
         let mut log = std::fs::File::open(&self.log)?;
         let begin = Instant::now();
         let mut printed = begin;
-        // It dies with this thread, and with what it returns.
-        let mut machine = Program::start(&self.command(option)).context("cannot start qemu-system-x86_64")?;
+        // It dies with this process, and at the end of this function.
+        let own = self.log.with_extension("qemu.log");
+        let said = std::fs::File::create(&own).with_context(|| format!("cannot write {}", own.display()))?;
+        let mut machine =
+            Running(self.command(option).stderr(said).spawn().context("cannot start qemu-system-x86_64")?);
         loop {
-            let status = machine.ended();
+            let status = machine.0.try_wait()?;
             let mut piece = Vec::new();
             log.read_to_end(&mut piece)?;
             if !piece.is_empty() {
@@ -118,7 +121,7 @@ impl Machine<'_> {
                 show(&piece);
             }
             if let Some(status) = status {
-                anyhow::ensure!(status.success(), "qemu-system-x86_64 ended with {status}: {}", machine.log());
+                anyhow::ensure!(status.success(), "qemu-system-x86_64 ended with {status}: {}", super::run::read(&own));
                 return Ok(End::Ended);
             }
             if begin.elapsed() > limits.whole {
@@ -131,14 +134,14 @@ impl Machine<'_> {
         }
     }
 
-    fn command(&self, option: &str) -> Vec<String> {
+    fn command(&self, option: &str) -> Command {
         let path = |path: &Path| path.display().to_string();
         let disk = format!("file={},format=raw,if=virtio,snapshot=on,cache=unsafe", path(self.disk));
         let (console, log) = (path(&self.console()), path(&self.log));
-        let mut command = vec!["qemu-system-x86_64".to_owned()];
-        command.extend(self.accelerator.arguments().iter().map(|&word| word.to_owned()));
-        let words = ["-m", "2048", "-nodefaults", "-display", "none", "-no-reboot"];
-        command.extend(words.map(str::to_owned));
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(self.accelerator.arguments());
+        command.args(["-m", "2048", "-nodefaults", "-display", "none", "-no-reboot"]);
         let pairs = [
             ("-kernel", path(self.kernel)),
             ("-initrd", path(self.ramdisk)),
@@ -147,7 +150,18 @@ impl Machine<'_> {
             ("-serial", format!("file:{console}")),
             ("-serial", format!("file:{log}")),
         ];
-        command.extend(pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        command.args(pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
         command
+    }
+}
+
+/// A machine that is killed when this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended needs no signal.
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
     }
 }

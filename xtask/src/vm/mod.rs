@@ -25,7 +25,7 @@ use crate::Outcome;
 use crate::command::target;
 use crate::test::Account;
 use disk::Task;
-pub(crate) use errand::Errand;
+pub(crate) use errand::ErrandArgs;
 use kernels::{Kernel, MATRIX};
 use packages::Packages;
 use run::{Bench, Verdict};
@@ -64,6 +64,12 @@ pub(crate) fn run(args: VmArgs) -> anyhow::Result<Outcome> {
     let task = Task::Tests { filter: args.filter.unwrap_or_default() };
     let verdicts = Bench::new(&packages, &kernels, &task)?.test()?;
     conclude(verdicts, args.write_table)
+}
+
+/// Runs one command in one guest, and prints what it printed.
+pub(crate) fn errand(arguments: &ErrandArgs) -> anyhow::Result<Outcome> {
+    print!("{}", arguments.run()?);
+    Ok(Outcome::Done)
 }
 
 /// Runs the tests on one kernel for `cargo xtask test`, and enters them into its account.

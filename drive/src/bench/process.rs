@@ -51,7 +51,7 @@ impl Proxy {
     /// Starts a command in the foreground; what it prints goes to `log`.
     pub(super) fn start(paths: &Paths, command: &[String], log: &Path) -> Result<Self> {
         let output = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-        let child = Command::new(&paths.xtask)
+        let child = Command::new(&paths.drive)
             .args(["bench", "die-with-parent", "--"])
             .args(command)
             .current_dir(&paths.work)
@@ -108,14 +108,14 @@ pub(super) struct Helper {
 }
 
 impl Helper {
-    /// Starts `xtask bench NAME`.
+    /// Starts `sluice-drive bench NAME`.
     pub(super) fn start(paths: &Paths, name: &'static str) -> Result<Self> {
-        let mut child = Command::new(&paths.xtask)
+        let mut child = Command::new(&paths.drive)
             .args(["bench", name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("cannot start {}", paths.xtask.display()))?;
+            .with_context(|| format!("cannot start {}", paths.drive.display()))?;
         let orders = child.stdin.take().context("a helper has no standard input")?;
         let answers = BufReader::new(child.stdout.take().context("a helper has no standard output")?);
         Ok(Self { child, orders, answers, name })

@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::guest::{GuestArgs, MARK};
 use super::paths::Paths;
-use crate::vm::Errand;
 
 /// One from before and one from after the kernel learnt to change keys; both as Debian ships them.
 const KERNELS: [&str; 2] = ["6.12.117", "7.2"];
@@ -60,11 +60,16 @@ fn run(kernels: &[String], bench: &str, limit: Duration, sluice: Option<&Path>, 
 
 fn measure(series: &str, bench: &str, limit: Duration, paths: &Paths) -> Result<serde_json::Value> {
     let command = format!(
-        "{PREPARE}\ncp '{}' xtask && cp '{}' sluice && exec ./xtask bench {bench}\n",
-        paths.xtask.display(),
+        "{PREPARE}\ncp '{}' drive && cp '{}' sluice && exec ./drive bench {bench}\n",
+        paths.drive.display(),
         paths.sluice.display(),
     );
-    let said = Errand { series, programs: &[&paths.xtask, &paths.sluice], command: &command, limit }.run()?;
+    let mut errand = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    errand.args(["xtask", "errand", "--kernel", series, "--limit", &limit.as_secs().to_string(), "--program"]);
+    errand.arg(&paths.drive).arg("--program").arg(&paths.sluice).arg(command);
+    let output = errand.stderr(std::process::Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "`cargo xtask errand` ended with {}", output.status);
+    let said = String::from_utf8_lossy(&output.stdout);
     let line = said.lines().find_map(|line| line.strip_prefix(MARK)).context("the guest printed no results")?;
     serde_json::from_str(line).context("the guest's results are not what this program writes")
 }

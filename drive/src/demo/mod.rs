@@ -4,6 +4,7 @@ mod report;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,7 @@ use sluice_tests::sluice::Metrics;
 use sluice_tests::stream::Stream;
 use sluice_tests::wait::eventually;
 
-use crate::Outcome;
-use crate::command::{build_release, target};
+use crate::this_program;
 
 /// Where the demonstration listens if nobody else does: ws://, wss:// and admin.
 const PORTS: [u16; 3] = [8080, 8443, 9900];
@@ -50,10 +50,10 @@ struct Journey {
     sent: [Tally; 2],
 }
 
-/// Builds and starts everything, drives frames through it and checks the counters; then stays up, unless `once`.
-pub(crate) fn run(once: bool) -> anyhow::Result<Outcome> {
-    let program = build_release()?;
-    let mut demo = Demo::start(&program)?;
+/// Starts everything, drives frames through it and checks the counters; then stays up, unless `once`.
+pub(crate) fn run(once: bool) -> anyhow::Result<ExitCode> {
+    let (this, target) = this_program()?;
+    let mut demo = Demo::start(&this.with_file_name("sluice"), target.join("demo"))?;
     println!("{}\n", first_line(&demo.sluice.log()));
     let journeys = [demo.travel("ws", demo.ws, None)?, demo.travel("wss", demo.wss, Some(Arc::clone(&demo.tls)))?];
     let mut wrong = Vec::new();
@@ -64,19 +64,18 @@ pub(crate) fn run(once: bool) -> anyhow::Result<Outcome> {
     wrong.extend(demo.metrics()?.map_or_else(|| vec!["GET /metrics fails".into()], |page| compare(&page, &journeys)));
     if !wrong.is_empty() {
         wrong.iter().for_each(|line| println!("WRONG: {line}"));
-        return Ok(Outcome::Failed);
+        return Ok(ExitCode::FAILURE);
     }
     println!("Every echo came back byte for byte, and every counter equals what the clients sent and received.");
     if !once {
         drop(journeys);
         demo.stay_up()?;
     }
-    Ok(Outcome::Done)
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Demo {
-    fn start(program: &Path) -> anyhow::Result<Self> {
-        let folder = target().join("demo");
+    fn start(program: &Path, folder: PathBuf) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let certificate = Certificate::make(&folder)?;
         let program = program.display().to_string();

@@ -7,41 +7,34 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::this_program;
+
 /// Paths of one run.
 pub(super) struct Paths {
     /// Configuration files, logs and results.
     pub(super) work: PathBuf,
-    /// This program, optimised: the echo backend and the load generator run from it.
-    pub(super) xtask: PathBuf,
+    /// This program: the echo backend and the load generator run from it.
+    pub(super) drive: PathBuf,
     /// The proxy.
     pub(super) sluice: PathBuf,
 }
 
 impl Paths {
-    /// Builds the optimised programs, unless `sluice` names one that exists.
+    /// Those of this machine. The proxy is the one that was built beside this program, unless `sluice` names another.
     pub(super) fn prepare(sluice: Option<&Path>) -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?;
-        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-        let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        build.args(["build", "--release", "--quiet", "--package", "xtask"]).current_dir(root);
-        if sluice.is_none() {
-            build.args(["--package", "sluice"]);
-        }
-        eprintln!("building the optimised programs");
-        ensure!(build.status().context("cannot start cargo")?.success(), "cargo build --release failed");
+        let (drive, target) = this_program()?;
         let work = target.join("bench");
         fs::create_dir_all(&work).with_context(|| format!("cannot make the folder {}", work.display()))?;
-        let release = target.join("release");
         // The proxies run in another folder, so a relative path must not stay one.
-        let sluice = sluice.map_or_else(|| Ok(release.join("sluice")), std::path::absolute)?;
-        Ok(Self { work, xtask: release.join("xtask"), sluice })
+        let sluice = sluice.map_or_else(|| Ok(drive.with_file_name("sluice")), std::path::absolute)?;
+        Ok(Self { work, drive, sluice })
     }
 
-    /// In a guest, where there is nothing to build: everything is in this program's own folder.
+    /// In a guest everything is in this program's own folder.
     pub(super) fn of_guest() -> Result<Self> {
-        let xtask = env::current_exe().context("cannot find this program")?;
-        let work = xtask.parent().context("this program is in no folder")?.to_owned();
-        Ok(Self { sluice: work.join("sluice"), work, xtask })
+        let (drive, _) = this_program()?;
+        let work = drive.parent().context("this program is in no folder")?.to_owned();
+        Ok(Self { sluice: work.join("sluice"), work, drive })
     }
 }
 
