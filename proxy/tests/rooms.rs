@@ -103,6 +103,17 @@ fn there_are_no_other_rooms() {
 }
 
 #[test]
+fn the_architecture_names_the_rooms_and_their_directions() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ARCHITECTURE.md");
+    let text = fs::read_to_string(file).unwrap();
+    for (room, allowed) in ROOMS {
+        let row = text.lines().find(|line| line.starts_with(&format!("| `{room}` |"))).unwrap_or_default();
+        let uses = if allowed.is_empty() { "–".into() } else { allowed.join(", ") };
+        assert!(row.ends_with(&format!("| {uses} |")), "{room} uses {uses}, but ARCHITECTURE.md has {row:?}");
+    }
+}
+
+#[test]
 fn unsafe_code_is_in_one_room() {
     for file in sources(&src()) {
         let text = fs::read_to_string(&file).unwrap();
